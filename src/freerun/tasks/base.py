@@ -57,7 +57,7 @@ class Examples:
         sources: in words, of each row.
         sample: which they are, in words.
         decode: of ids: to their symbols; None: the numbers.
-        in_units: of values: from normalised to those of the data; None: they are.
+        in_units: of values: of each row, from normalised to those of the data; None: they are.
         channels: of values: their names.
     """
 
@@ -67,7 +67,7 @@ class Examples:
     sources: Sequence[str]
     sample: str
     decode: Callable[[Sequence[int]], Sequence[str]] | None = None
-    in_units: Callable[[Tensor], Tensor] | None = None
+    in_units: Sequence[Callable[[Tensor], Tensor]] | None = None
     channels: Sequence[str] = ()
 
 

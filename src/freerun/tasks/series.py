@@ -26,7 +26,7 @@ from freerun.diagnostics import DiagnosisOptions
 from freerun.diagnostics.naive import naive_forecasts, past_and_horizon
 from freerun.diagnostics.values import CHANNELS, sample_window
 from freerun.draws import DRAWS
-from freerun.errors import UserError, collected, refuse
+from freerun.errors import UserError, collected, listed, refuse
 from freerun.generation import draw_for, generate, point_prediction
 from freerun.keys import fold, uniform
 from freerun.methods.base import gold_outputs
@@ -42,6 +42,8 @@ from freerun.types import evenly
 
 _CELLS = 2**22
 """Values of the windows that are forecast and scored at a time; changes no number."""
+_EMBEDDING = ("recurrent_forecaster", "plain_forecaster", "python")
+"""Kinds of models that take categories."""
 _LONGEST = 4000
 """Steps of the test part that a diagnosis runs freely over."""
 
@@ -182,11 +184,14 @@ class SeriesTask(DataTask):
         scores = evaluate_windows(model, self.windows(split), self.settings)
         if split == "dev":
             return scores
-        return replace(scores, forecasts=complete_windows(model, self.windows(split), self.settings, self.data.codec))
+        data, chosen = self.data, evenly(self.windows(split).count, 6)
+        units = [data.in_units(split, number) for number in chosen]
+        complete = complete_windows(model, self.windows(split), self.settings, data.codec, units)
+        return replace(scores, forecasts=complete)
 
     def named(self, batch: Batch, numbers: Sequence[int]) -> Examples:
-        codec = self.data.codec
-        return replace(super().named(batch, numbers), in_units=codec.denormalise, channels=codec.names)
+        units = [self.data.in_units("train", number) for number in numbers]
+        return replace(super().named(batch, numbers), in_units=units, channels=self.data.codec.names)
 
     def windows(self, split: str) -> Windows:
         """The windows of a split that are scored, with the naive rows for them."""
@@ -210,11 +215,17 @@ class SeriesTask(DataTask):
                 f"data.warmup_loss has no effect with a model of kind {model.kind}, which predicts the horizon only\n"
                 "  help: leave it out, or use kind = plain_forecaster"
             )
+        if getattr(settings, "categories", ()) and model.kind not in _EMBEDDING:
+            raise UserError(
+                f"data.categories needs a model that learns vectors: {listed(_EMBEDDING)}; got kind = {model.kind}"
+            )
         return settings.load(layout)
 
     @staticmethod
-    def sizes(data: SeriesData) -> tuple[int, ...]:
-        return data.codec.values, data.codec.covariates, data.codec.observed
+    def sizes(data: SeriesData) -> tuple[Any, ...]:
+        codec = data.codec
+        sizes: tuple[Any, ...] = (codec.values, codec.covariates, codec.observed)
+        return (*sizes, codec.embedded) if codec.categories else sizes
 
     @staticmethod
     def begin(model: Module, data: SeriesData) -> None:
@@ -273,14 +284,18 @@ class SeriesTask(DataTask):
             paths = paths if levels is None else sample_quantiles(paths, levels)
             labels = range(1, 1 + number) if levels is None else [f"q{level:g}" for level in levels]
             columns, names = [*columns, *paths.unbind(1)], [*names, *(f"{n}.{at}" for at in labels for n in names)]
-        table = torch.cat([codec.denormalise(each[0].cpu().double()) for each in columns], 1)
+        back = (future.codec or codec).denormalise
+        table = torch.cat([back(each[0].cpu().double()) for each in columns], 1)
         return forecast_table(codec, table, future, names)
 
     @staticmethod
     def trial_batch(codec: SeriesCodec, rows: int) -> Batch:
         cells = torch.arange(rows)[:, None, None], torch.arange(codec.past + codec.horizon)[:, None]
         drawn = uniform(0, *cells, torch.arange(len(codec.channels)))
-        return codec.batch((4 * drawn - 2).float())
+        block = (4 * drawn - 2).float()
+        for number, _ in codec.embedded:
+            block[..., number - codec.covariates] = 0
+        return codec.batch(block)
 
     @staticmethod
     def diagnosis_input(
@@ -293,7 +308,7 @@ class SeriesTask(DataTask):
             period=data.codec.period,
             threshold=settings.threshold,
             names=data.codec.names,
-            scale=data.scales,
+            scale=None if data.codec.own else data.scales,
             naive={"linear": lambda past, horizon: linear(past.double(), horizon)},
             long_series=data.free("test")[:_LONGEST],
             draw=draw_for(model, settings.draw),
@@ -318,9 +333,8 @@ def linear_of(data: SeriesData) -> LinearForecast:
     dev = [*halves(evenly(count, min(1024, 4 * fitting(window([0]), 2**20))), window)]
     train = halves(evenly(len(data.lengths), 4096), data.batch)
     rows = sum(part.end - part.begin for part in data.segments["dev"])
-    return fit_linear(
-        train, (torch.cat([past for past, _ in dev]), torch.cat([h for _, h in dev])), rows // codec.horizon
-    )
+    held = torch.cat([past for past, _ in dev]), torch.cat([horizon for _, horizon in dev])
+    return fit_linear(train, held, rows // codec.horizon, codec.period)
 
 
 def fitting(window: Batch, most: int = 1024) -> int:
@@ -462,16 +476,19 @@ def median(values: Tensor) -> float:
 
 
 def complete_windows(
-    model: Module, windows: Windows, settings: ForecastSettings, codec: Any, count: int = 6
+    model: Module, windows: Windows, settings: ForecastSettings, codec: Any, units: Sequence[Callable[[Tensor], Tensor]]
 ) -> list[dict[str, Any]]:
-    """Windows at even distances, as ``freerun.diagnostics.SampleWindow`` has them, with the names of their channels."""
-    chosen = evenly(windows.count, count)
+    """Windows at even distances, as ``freerun.diagnostics.SampleWindow`` has them, with the names of their channels.
+
+    ``units``: of each window, from normalised values to those of the data.
+    """
+    chosen = evenly(windows.count, len(units))
     batch = windows.make(chosen).to(model_device(model))
     past, gold = past_and_horizon(batch, windows.horizon, codec.values)
     rows = zip(past, gold, *_both_sides(model, batch, windows.horizon, settings.draw), strict=True)
     bands = fans(model, batch, windows.horizon, chosen)
     samples = [
-        asdict(sample_window(n, row, codec.denormalise, {level: band[at] for level, band in bands.items()}))
+        asdict(sample_window(n, row, units[at], {level: band[at] for level, band in bands.items()}))
         for at, (n, row) in enumerate(zip(chosen, rows, strict=True))
     ]
     names = ("past", "gold", "teacher_forced", "free_running", "diverged_at", *(["bands"] if bands else []))

@@ -116,11 +116,11 @@ def _rows(examples: Examples, batch: Batch, fed: Batch) -> Iterator[dict[str, An
         replaced = fed.history != batch.history
         replaced = replaced if batch.is_discrete else replaced.any(-1)
 
-    def entries(history: Tensor) -> list[Any]:
+    def entries(history: Tensor, row: int) -> list[Any]:
         if batch.is_discrete:
             return [str(each) or END for each in (history.tolist() if decode is None else decode(history.tolist()))]
-        values = history if examples.in_units is None else examples.in_units(history)
-        return [[float(f"{each:.6g}") for each in row[:_CHANNELS]] for row in values.detach().tolist()]
+        found = history if examples.in_units is None else examples.in_units[row](history)
+        return [[float(f"{each:.6g}") for each in values[:_CHANNELS]] for values in found.detach().tolist()]
 
     for row, source in enumerate(examples.sources):
         able, counts = batch.replaceable[row], batch.mask[row] | batch.replaceable[row]
@@ -128,5 +128,5 @@ def _rows(examples: Examples, batch: Batch, fed: Batch) -> Iterator[dict[str, An
         last = int(counts.nonzero().max()) if bool(counts.any()) else 0
         part = slice(first, min(last, first + _ENTRIES))
         at = replaced[row, part].nonzero()[:, 0]
-        own = zip(at.tolist(), entries(fed.history[row, part][at]), strict=True)
-        yield {"source": source, "gold": entries(batch.history[row, part]), "fed": [list(pair) for pair in own]}
+        own = zip(at.tolist(), entries(fed.history[row, part][at], row), strict=True)
+        yield {"source": source, "gold": entries(batch.history[row, part], row), "fed": [list(pair) for pair in own]}

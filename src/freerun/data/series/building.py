@@ -61,11 +61,12 @@ def too_far(values: Array, mean: Array, std: Array) -> list[Fault]:
     ]
 
 
-def fill_gaps(values: Array, ends: Sequence[int], policy: str) -> tuple[Array, list[int], list[Fault]]:
+def fill_gaps(values: Array, ends: Sequence[int], policy: str, coded: int = 0) -> tuple[Array, list[int], list[Fault]]:
     """Values (rows, columns) without NaN, how many of each column were filled, and what could not be.
 
     ``policy`` "linear" draws a line between the values before and after where both are in the same split (``ends``),
-    and takes the value before elsewhere; "mask" takes that and leaves NaN where none is before.
+    and takes the value before elsewhere; "mask" takes that and leaves NaN where none is before. The last ``coded``
+    columns are categories, which have nothing between them.
 
     >>> x = np.array([[1.0], [np.nan], [3.0], [np.nan], [np.nan], [6.0]])
     >>> fill_gaps(x, [0, 4, 5, 6], "linear")[0][:, 0].tolist()
@@ -87,7 +88,7 @@ def fill_gaps(values: Array, ends: Sequence[int], policy: str) -> tuple[Array, l
     result = np.take_along_axis(values, np.maximum(before, 0), axis=0)
     if policy == "linear":
         for begin, end in pairwise(sorted({0, *ends, len(values)})):
-            for column in np.flatnonzero(missing[begin:end].any(axis=0)).tolist():
+            for column in np.flatnonzero(missing[begin:end, : values.shape[1] - coded].any(axis=0)).tolist():
                 known = begin + np.flatnonzero(~missing[begin:end, column])
                 if len(known):
                     inside = np.arange(known[0], known[-1] + 1)
@@ -97,7 +98,7 @@ def fill_gaps(values: Array, ends: Sequence[int], policy: str) -> tuple[Array, l
 
 @dataclass(frozen=True, eq=False)
 class Piece:
-    """One series: (rows, channels) with NaN where a value is missing, the time of each row, and where a row stands."""
+    """One series: (rows, channels) with NaN where a value is missing, the time of each row, where a row stands, key."""
 
     __repr__ = brief
 
@@ -105,6 +106,7 @@ class Piece:
     values: Array
     stamps: Sequence[Stamp] | None = None
     where: Callable[[int], str] | None = None
+    key: str = ""  # its name in the column of series, or the same as name
 
     def with_absent(self, stamps: Sequence[Stamp], rows: Sequence[int]) -> Piece:
         """The series with all of these times; a row -1 is absent, and its values are missing."""
@@ -114,20 +116,23 @@ class Piece:
         def where(row: int) -> str:
             return f"{self.name}: absent row {stamps[row]}" if rows[row] < 0 else self.locate(rows[row])
 
-        return Piece(self.name, values, stamps, where)
+        return replace(self, values=values, stamps=stamps, where=where)
 
     def rows(self, begin: int, end: int | None = None) -> Piece:
         """Some of the rows."""
         stamps = None if self.stamps is None else self.stamps[begin:end]
-        return Piece(self.name, self.values[begin:end], stamps, lambda row: self.locate(begin + row))
+        return replace(self, values=self.values[begin:end], stamps=stamps, where=lambda row: self.locate(begin + row))
 
     def followed_by(self, other: Piece) -> Piece:
         """The rows of both."""
         size = len(self.values)
         stamps = None if self.stamps is None or other.stamps is None else [*self.stamps, *other.stamps]
         values = np.concatenate([self.values, other.values])
-        return Piece(
-            self.name, values, stamps, lambda row: self.locate(row) if row < size else other.locate(row - size)
+        return replace(
+            self,
+            values=values,
+            stamps=stamps,
+            where=lambda row: self.locate(row) if row < size else other.locate(row - size),
         )
 
     def locate(self, row: int) -> str:
@@ -210,10 +215,12 @@ def build_series(
     step: Step | None = None,
     *,
     droppable: bool = False,
+    categories: Mapping[str, Sequence[str]] | None = None,
 ) -> SeriesData:
     """Return windows of checked pieces; raise UserError for gaps, infinities, constant channels, splits too short.
 
     ``droppable``: targets that are constant in the training rows are left out, and noted; nobody named them.
+    ``categories``: column -> its names, of which the last columns of a piece hold the numbers.
     """
     problems, channels = list[str](), options.columns
     parts: list[Array] = []
@@ -223,7 +230,7 @@ def build_series(
     for piece, offset in zip(pieces, firsts.tolist(), strict=False):
         rows = len(piece.values)
         ends, wrong = _borders(rows, options.split, piece.name)
-        values, counts, gaps = fill_gaps(piece.values, ends, options.missing)
+        values, counts, gaps = fill_gaps(piece.values, ends, options.missing, len(options.coded))
         problems += wrong + first_problems(piece.name, cell_problems(gaps, channels, piece.locate))
         fills += Counter(dict(zip(channels, counts, strict=True)))
         for split, (begin, end) in zip(SPLITS, pairwise(ends), strict=True):
@@ -233,17 +240,22 @@ def build_series(
         parts.append(values)
     raw, there = np.concatenate(parts), np.concatenate([piece.values for piece in pieces])
     numbers = np.concatenate([np.arange(part.begin, part.end) for part in segments["train"]])
-    constant = constant_channels(there[numbers], channels, name) if len(numbers) else {}
+    plain = len(channels) - len(options.coded)
+    constant = constant_channels(there[numbers, :plain], channels[:plain], name) if len(numbers) else {}
     dropped = [channel for channel in constant if droppable and channel in options.targets]
     if dropped and len(dropped) < len(options.targets):
         kept = replace(options, targets=tuple(channel for channel in options.targets if channel not in dropped))
         chosen = [channels.index(channel) for channel in kept.columns]
         pieces = [replace(piece, values=piece.values[:, chosen]) for piece in pieces]
-        data = build_series(name, pieces, kept, layout, step)
+        data = build_series(name, pieces, kept, layout, step, categories=categories)
         note = f"not used, for they are constant in the training rows: {listed(dropped)}"
         return replace(data, notes=(*data.notes, note))
     refuse(problems + list(constant.values()))
     scales = scales_of(there[numbers], options.normalisation)
+    for scale, nothing in zip(scales, (0.0, 1.0), strict=True):
+        scale[plain:] = nothing
+    own = _own_scales(pieces, segments["train"], firsts, scales, plain) if options.normalisation == "series" else {}
+    by_row = _by_row(pieces, own, scales)
     raw = np.where(np.isnan(raw), np.nanmean(there[numbers], axis=0) if len(numbers) else 0.0, raw)
 
     def locate(row: int) -> str:
@@ -251,23 +263,96 @@ def build_series(
         return pieces[piece].locate(row - int(firsts[piece]))
 
     if len(numbers):
-        refuse(_lost(raw[numbers], scales, channels, lambda row: locate(int(numbers[row]))))
-        refuse(first_problems(pieces[0].name, cell_problems(too_far(raw, *scales), channels, locate)))
+        if not own:
+            refuse(_lost(raw[numbers], scales, channels, lambda row: locate(int(numbers[row]))))
+        refuse(first_problems(pieces[0].name, cell_problems(too_far(raw, *by_row), channels, locate)))
     if options.calendar:
         dates = [stamp for piece in pieces for stamp in piece.stamps or () if isinstance(stamp, datetime)]
         raw = np.concatenate([raw, calendar_columns(options.calendar, dates)], axis=1)
+    categories = categories or {}
+    if options.series in categories:
+        codes = [list(categories[str(options.series)]).index(piece.key) for piece in pieces]
+        raw = np.concatenate([raw, np.repeat(codes, np.diff(firsts))[:, None]], axis=1)
     present = ~np.isnan(there[:, : len(options.targets)])
     starts, empty = _starts(segments, options, present)
     notes = _notes(pieces, step, options, fills, segments["train"])
+    if not own and len(pieces) > 1 and options.normalisation == "standard":
+        notes += _sizes(pieces, segments["train"], firsts, len(options.targets))
     return SeriesData(
         name,
         torch.from_numpy(raw),
         segments,
         starts,
-        _codec(scales, options, layout, step),
+        replace(_codec(scales, options, layout, step, categories), own=own, static=_static(pieces, options)),
         None if present.all() else torch.from_numpy(present),
         notes=(*notes, f"left out, no value to predict: {counted(empty, 'window')}") if empty else notes,
         warmup_loss=options.warmup_loss,
+        series=tuple(piece.key for piece in pieces) if options.series is not None or own else (),
+    )
+
+
+def _static(pieces: Sequence[Piece], options: SeriesOptions) -> tuple[str, ...]:
+    """Covariates that stand still in every series."""
+    first = len(options.targets) + len(options.observed)
+
+    def still(rows: Array) -> bool:
+        there = rows[~np.isnan(rows)]
+        return not len(there) or bool((there == there[0]).all())
+
+    return tuple(
+        name
+        for column, name in enumerate(options.columns[first:], start=first)
+        if all(still(piece.values[:, column]) for piece in pieces)
+    )
+
+
+def _own_scales(
+    pieces: Sequence[Piece], train: Sequence[Segment], firsts: Array, pooled: tuple[Array, Array], plain: int
+) -> dict[str, list[list[float]]]:
+    """Mean and deviation of the training rows of each series; those of all where one has none, or stands still."""
+    rows: dict[str, list[Array]] = {}
+    for piece, part, first in zip(pieces, train, firsts.tolist(), strict=False):
+        rows.setdefault(piece.key, []).append(piece.values[part.begin - first : part.end - first, :plain])
+    found: dict[str, list[list[float]]] = {}
+    for key, each in rows.items():
+        values = np.concatenate(each)
+        mean, std = (scale[:plain].copy() for scale in pooled)
+        for column in np.flatnonzero((~np.isnan(values)).any(axis=0)).tolist():
+            there = values[~np.isnan(values[:, column]), column]
+            mean[column], std[column] = there.mean(), there.std() if np.ptp(there) > 0 else std[column]
+        found[key] = [mean.tolist(), std.tolist()]
+    return found
+
+
+def _by_row(
+    pieces: Sequence[Piece], own: Mapping[str, list[list[float]]], pooled: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    """Mean and deviation of each row's channels, (rows or nothing, channels)."""
+    if not own:
+        return pooled
+    counts = [len(piece.values) for piece in pieces]
+    by_row: list[Array] = []
+    for number, scale in enumerate(pooled):
+        rows = np.tile(scale, (len(pieces), 1))
+        for row, piece in zip(rows, pieces, strict=True):
+            row[: len(own[piece.key][number])] = own[piece.key][number]
+        by_row.append(np.repeat(rows, counts, axis=0))
+    return by_row[0], by_row[1]
+
+
+def _sizes(pieces: Sequence[Piece], train: Sequence[Segment], firsts: Array, targets: int) -> tuple[str, ...]:
+    """A note where series that share one scale differ in size."""
+    spread = [
+        float(np.nanmax(np.nanstd(rows, axis=0)))
+        for piece, part, first in zip(pieces, train, firsts.tolist(), strict=False)
+        if not np.isnan(rows := piece.values[part.begin - first : part.end - first, :targets]).all()
+    ]
+    low, high = min((each for each in spread if each > 0), default=1.0), max(spread, default=1.0)
+    if high < 10 * low:
+        return ()
+    return (
+        f"series differ in size, deviations of {low:.3g} to {high:.3g}, and share one scale: errors of the small ones "
+        'hardly count; normalisation = "series" gives each its own',
     )
 
 
@@ -286,17 +371,25 @@ def _starts(
     return starts, empty
 
 
-def _codec(scales: tuple[Array, Array], options: SeriesOptions, layout: Layout, step: Step | None) -> SeriesCodec:
-    # calendar columns are sines and cosines: they are not normalised
-    waves = 2 * len(options.calendar)
-    mean, std = np.append(scales[0], np.zeros(waves)), np.append(scales[1], np.ones(waves))
+def _codec(
+    scales: tuple[Array, Array],
+    options: SeriesOptions,
+    layout: Layout,
+    step: Step | None,
+    categories: Mapping[str, Sequence[str]],
+) -> SeriesCodec:
+    # calendar columns are sines and cosines, and a series has a number: they are not normalised
     names = (*options.columns, *calendar_names(options.calendar))
+    if options.series in categories:
+        names = (*names, str(options.series))
+    further = len(names) - len(options.columns)
+    mean, std = np.append(scales[0], np.zeros(further)), np.append(scales[1], np.ones(further))
     return SeriesCodec(
         names,
         tuple(mean.tolist()),
         tuple(std.tolist()),
         values=len(options.targets),
-        covariates=len(options.covariates) + waves,
+        covariates=len(names) - len(options.targets) - len(options.observed),
         past=options.past,
         horizon=options.horizon,
         layout=layout,
@@ -306,6 +399,7 @@ def _codec(scales: tuple[Array, Array], options: SeriesOptions, layout: Layout, 
         calendar=tuple(options.calendar),
         series=options.series,
         reading=options.reading,
+        categories={name: tuple(each) for name, each in categories.items()},
     )
 
 

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -37,6 +36,7 @@ class Future:
         first: the lead time of the first; below 1 where the newest rows of the table have no value yet.
         times: of the steps, as the table writes times; () where it has none.
         column: of the times.
+        codec: that of the series.
     """
 
     __repr__ = brief
@@ -46,6 +46,7 @@ class Future:
     first: int = 1
     times: Sequence[str] = ()
     column: str = ""
+    codec: SeriesCodec | None = None
 
 
 def read_past(path: str | Path, codec: SeriesCodec, horizon: int | None = None) -> Batch:
@@ -82,6 +83,8 @@ def _future(path: str | Path, codec: SeriesCodec, horizon: int | None, *, late: 
     wrong = f"{table.origin}: holds {several} series, by column {codec.series!r}; pass the rows of one"
     (piece,), problems = _pieces(table, codec, own, None)
     problems += [wrong] if several > 1 else []
+    if codec.series in table.columns:
+        piece = replace(piece, key=str(table.values(codec.series)[0]))
     known, values = codec.values + codec.observed, piece.values
     has = ~np.isnan(values[:, :known]).all(axis=1)
     past = int(np.flatnonzero(has)[-1]) + 1 if has.any() else 0
@@ -93,10 +96,13 @@ def _future(path: str | Path, codec: SeriesCodec, horizon: int | None, *, late: 
     refuse(first_problems(table.origin, wrong))
     values = piece.values
     past = int(np.flatnonzero(~np.isnan(values[:, :known]).all(axis=1))[-1]) + 1
+    codec = codec.of(piece.key, values[:past])
     ahead, first = len(values) - past, 1
     if late and len(own) == known:
         horizon, first = (horizon or codec.horizon) + ahead, 1 - ahead
     horizon = (ahead or codec.horizon) if horizon is None else horizon
+    if ahead < horizon and len(own) > known and set(own[known:]) <= set(codec.static):
+        values, ahead = np.concatenate([values, np.tile(values[-1], (horizon - ahead, 1))]), horizon
     problems = _short(table, codec, own[known:], past=past, ahead=ahead, horizon=horizon)
     values[:past], wrong = _filled(piece, codec, values[:past])
     begin, end = max(0, past - codec.past), past + (horizon if len(own) > known else 0)
@@ -111,12 +117,14 @@ def _future(path: str | Path, codec: SeriesCodec, horizon: int | None, *, late: 
     block[codec.past :, known : len(own)] = values[past : past + horizon, known:] if len(own) > known else 0
     if codec.calendar:
         dates = [stamp for stamp in stamps if isinstance(stamp, datetime)]
-        block[:, len(own) :] = calendar_columns(codec.calendar, dates)
+        block[:, len(own) : len(own) + 2 * len(codec.calendar)] = calendar_columns(codec.calendar, dates)
+    if codec.series in codec.categories:
+        block[:, -1] = codec.code(piece.key, table.origin)
     rows = torch.from_numpy(block)
     future = rows[codec.past :, known:] if codec.covariates else None
     batch = codec.past_batch(rows[: codec.past], future, horizon, origin=table.origin)
     times = _written(table, codec, stamps[codec.past :]) if len(stamps) == len(block) else ()
-    return Future(batch, horizon, first, times, codec.time or "")
+    return Future(batch, horizon, first, times, codec.time or "", codec)
 
 
 def _form(path: str | Path, codec: SeriesCodec) -> TableForm:
@@ -133,13 +141,14 @@ def _pieces(
     """The series of a table in order of time, with the columns of a model."""
     timed = codec.time in table.columns and (codec.step is not None or bool(codec.calendar))
     options = SeriesOptions(
-        targets=own,
+        targets=[name for name in own if name not in codec.coded],
+        categories=codec.coded,
         time=codec.time if timed else None,
         series=series,
         calendar=codec.calendar if timed else (),
         time_zone=table.form.time_zone,
     )
-    pieces, problems, _ = table_pieces(table, options, codec.mean)
+    pieces, problems, _ = table_pieces(table, options, codec.categories, codec.mean)
     return pieces, first_problems(table.origin, problems)
 
 
@@ -161,7 +170,7 @@ def _filled(piece: Piece, codec: SeriesCodec, values: Array) -> tuple[Array, lis
     policy = codec.reading.get("missing", "error")
     if policy == "error":
         return values, []
-    filled, _, faults = fill_gaps(values, [len(values)], policy)
+    filled, _, faults = fill_gaps(values, [len(values)], policy, len(codec.coded))
     wrong = cell_problems(faults, codec.channels, piece.locate)
     return np.where(np.isnan(filled), codec.mean[: values.shape[1]], filled), wrong
 
@@ -182,7 +191,9 @@ def _short(
 
 def model_columns(table: DataTable, codec: SeriesCodec, *others: str) -> tuple[str, ...]:
     """Return the columns of a file that a model reads, without its calendar's; raise UserError if one is missing."""
-    own = codec.channels[: len(codec.channels) - 2 * len(codec.calendar)]
+    own, named = codec.columns, codec.series in codec.categories
+    if named:
+        others = (*others, str(codec.series))
     needed = (*own, *([codec.time] if codec.calendar and codec.time else []), *others)
     if absent := [name for name in needed if name not in table.columns]:
         raise UserError(
@@ -250,22 +261,29 @@ def forecast_table(
     return lines.getvalue().rstrip("\n").split("\n")
 
 
-def read_windows(codec: SeriesCodec, file: DataFile) -> Windows:
+def read_windows(full: SeriesCodec, file: DataFile) -> Windows:
     """Return every window of a file, by the scales of the training data; none lies in two series."""
+    codec = full
     table = read_table(file.path, _form(file.path, codec))
     own = model_columns(table, codec, *filter(None, [codec.series]))
     pieces, problems = _pieces(table, codec, own, codec.series)
-    blocks, present, length, starts = list[Any](), list[Array](), codec.past + codec.horizon, list[int]()
+    blocks, present, length, starts = list[Tensor](), list[Array](), codec.past + codec.horizon, list[int]()
     offset, longest, faults = 0, 0, list[str]()
     for each in pieces:
-        piece, wrong = _even(each, codec)
+        piece, wrong = _even(each, full)
+        codec = full.of(piece.key, piece.values[: full.past])
         filled, unfilled = _filled(piece, codec, piece.values)
         faults += [*unfilled, *_wrong_cells(piece, codec, filled)]
         problems += wrong
         if codec.calendar:
             dates = [stamp for stamp in piece.stamps or () if isinstance(stamp, datetime)]
             filled = np.concatenate([filled, calendar_columns(codec.calendar, dates)], 1) if dates else filled
-        blocks.append(filled)
+        if codec.series in codec.categories:
+            code = codec.code(piece.key, table.origin)
+            filled = np.concatenate([filled, np.full((len(filled), 1), code)], 1)
+        # of what is wrong nothing is computed: it is refused below
+        wide = filled.shape[1] == len(codec.channels)
+        blocks.append(codec.normalise(torch.from_numpy(filled)) if wide else torch.zeros(len(filled), 1))
         present.append(~np.isnan(piece.values[:, : codec.values]))
         starts += range(offset, offset + len(filled) - length + 1)
         offset, longest = offset + len(filled), max(longest, len(filled))
@@ -275,7 +293,7 @@ def read_windows(codec: SeriesCodec, file: DataFile) -> Windows:
             f"window needs past + horizon = {codec.past} + {codec.horizon}: use a longer series"
         )
     refuse(first_problems(str(file.path), [*faults, *problems]))
-    values, there = codec.normalise(torch.from_numpy(np.concatenate(blocks))), torch.from_numpy(np.concatenate(present))
+    values, there = torch.cat(blocks), torch.from_numpy(np.concatenate(present))
     rows = torch.tensor(starts)[:, None] + torch.arange(length)
     rows = rows[there[rows[:, codec.past :]].flatten(1).any(1)]
     if not len(rows):

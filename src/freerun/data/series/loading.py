@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -20,7 +20,7 @@ from freerun.data.series.time_stamps import Step, completed, in_order, instant, 
 from freerun.data.series.windows import SeriesData
 from freerun.data.tables import DataTable, read_table
 from freerun.data.times import localised, zone_of
-from freerun.errors import UserError, listed, refuse
+from freerun.errors import UserError, display, listed, refuse
 
 _ABSENT = 10
 """Rows put in for each row that is there, and a thousand, are the most: beyond, a time is wrong."""
@@ -75,14 +75,14 @@ def series_from_arrays(
         problems.append(f"{name}: {width} channels have {len(columns)} names")
     problems += [
         f"{part} has no effect on arrays; use load_series, or leave it out"
-        for part in ("time", "series", "calendar", "time_format", "time_zone", "thousands")
+        for part in ("time", "series", "calendar", "categories", "time_format", "time_zone", "thousands")
         if getattr(options, part)
     ]
     refuse(problems)
     options, problems = with_targets(options, columns, columns, name)
     refuse(problems + check_layout(layout, options.observed))
     order = [columns.index(column) for column in options.columns]
-    pieces = [Piece(title, each[:, order]) for title, each in zip(titles, series, strict=True)]
+    pieces = [Piece(title, each[:, order], key=title) for title, each in zip(titles, series, strict=True)]
     return build_series(name, pieces, options, layout)
 
 
@@ -152,8 +152,12 @@ def _from_tables(tables: Sequence[DataTable], name: str, options: SeriesOptions,
     ]
     refuse(problems)
     pieces: list[Piece] = []
+    categories = {
+        name: sorted({str(cell) for table in tables for cell in table.values(name) if cell is not None})
+        for name in full.categories
+    }
     for table in tables:
-        own, wrong, sorted_ = table_pieces(table, full)
+        own, wrong, sorted_ = table_pieces(table, full, categories)
         pieces += own
         problems += first_problems(table.origin, wrong)
         notes += sorted_
@@ -165,18 +169,43 @@ def _from_tables(tables: Sequence[DataTable], name: str, options: SeriesOptions,
     # where time stamps are wrong nothing is computed from them: the other problems are still reported
     computed = replace(full, calendar=()) if problems else full
     try:
-        data = build_series(name, pieces, computed, layout, step, droppable=not options.targets)
+        droppable = not options.targets
+        data = build_series(name, pieces, computed, layout, step, droppable=droppable, categories=categories)
     except UserError as error:
         raise UserError(problems + error.problems) from None
     refuse(problems)
     return replace(data, notes=(*data.notes, *notes))
 
 
+def _codes(
+    table: DataTable, columns: Sequence[str], categories: Mapping[str, Sequence[str]]
+) -> tuple[Array, list[str]]:
+    """(rows, columns) the numbers of categories, and the cells that name none."""
+    codes, problems = np.zeros((len(table), len(columns))), list[str]()
+    for number, name in enumerate(columns):
+        known = {each: code for code, each in enumerate(categories[name])}
+        cells = [None if cell is None else str(cell) for cell in table.values(name)]
+        wrong = [row for row, cell in enumerate(cells) if cell not in known]
+        codes[:, number] = [known.get(str(cell), 0) for cell in cells]
+
+        def line(row: int, name: str = name, cells: Sequence[str | None] = cells) -> str:
+            got = "is empty" if cells[row] is None else f"{display(cells[row], 40)} was not in training"
+            return f"{table.locate(row)}, column {name!r}: {got}; its categories are: {listed(categories[name])}"
+
+        problems += lines_of_column(wrong, len(cells), line)
+    return codes, problems
+
+
 def table_pieces(
-    table: DataTable, options: SeriesOptions, fill: Sequence[float] | None = None
+    table: DataTable,
+    options: SeriesOptions,
+    categories: Mapping[str, Sequence[str]],
+    fill: Sequence[float] | None = None,
 ) -> tuple[list[Piece], list[str], list[str]]:
     """The series of a table in order of time, its cells that are no numbers or times, and which were sorted."""
-    values, problems = table.block(options.columns, fill)
+    values, problems = table.block([name for name in options.columns if name not in options.coded], fill)
+    codes, wrong = _codes(table, options.coded, categories)
+    values, problems = np.concatenate([values, codes], axis=1), problems + wrong
     stamps, unclear = ([], []) if options.time is None else table.stamps(options.time, dates=bool(options.calendar))
     problems += unclear
     if options.series is not None:
@@ -186,9 +215,11 @@ def table_pieces(
     timed = options.time is not None and not unclear
     pieces: list[Piece] = []
     moved: dict[str, list[str]] = {}
+    keys = None if options.series is None else table.values(options.series)
     for name, rows in table.groups(options.series):
+        key = name if keys is None else str(keys[int(rows[0])])
         if not timed:
-            pieces.append(Piece(name, values[rows], None, table.locator(rows)))
+            pieces.append(Piece(name, values[rows], None, table.locator(rows), key))
             continue
         own, absent = localised([stamps[row] for row in rows.tolist()], zone_of(options.time_zone))
         text = f"there is no such time in {options.time_zone}, where clocks went forward"
@@ -198,7 +229,7 @@ def table_pieces(
         if how:
             moved.setdefault(how, []).append(name)
         ordered = rows[order]
-        pieces.append(Piece(name, values[ordered], [own[row] for row in order], table.locator(ordered)))
+        pieces.append(Piece(name, values[ordered], [own[row] for row in order], table.locator(ordered), key))
     notes = [f"sorted by {options.time}, rows stood {how}: {listed(names)}" for how, names in moved.items()]
     return pieces, problems, notes
 

@@ -42,7 +42,9 @@ class SeriesOptions:
         targets: columns predicted and fed back; empty: all columns of numbers that have no other part, but for those
             that are constant, hold true and false, or count the rows; what is left out is named in the header.
         observed: columns known in the past only.
-        covariates: columns known in the future too (plans, holidays).
+        covariates: columns known in the future too (plans, holidays), or constant in a series.
+        categories: columns of names, not numbers, known in the future too (a promotion, the kind of a shop): a model
+            learns a vector for each. The column of ``series`` may be one: each series then has a vector of its own.
         calendar: covariates computed from the time column, each as sine and cosine: of "minute", "hour", "weekday",
             "monthday", "yearday", "month".
         time: column of time stamps (dates and times of ISO 8601, or numbers), which rows are sorted by; None: the
@@ -57,7 +59,10 @@ class SeriesOptions:
             where none was before. Nothing that is filled in counts in a loss or a score, or is fed as gold.
         irregular: "error" or "ignore" (rows are taken as they come): what to do with time stamps that are
             duplicated, or not evenly spaced.
-        normalisation: "standard" (minus mean, over standard deviation of the training rows, each channel), "none".
+        normalisation: "standard" (minus mean, over standard deviation of the training rows, each channel); "series"
+            (of the training rows of each series, whose errors are in its own deviations; a series that was not in
+            training is scaled by what is known of it); "none"; "auto" is "series" where ``series`` names a column, else
+            "standard".
         period: steps of the season, for the naive forecast that repeats the last one.
         separator: between the columns of a CSV file.
         decimal: the mark of decimals, "." or ",".
@@ -78,6 +83,7 @@ class SeriesOptions:
     targets: Sequence[str] = ()
     observed: Sequence[str] = ()
     covariates: Sequence[str] = ()
+    categories: Sequence[str] = ()
     calendar: Sequence[str] = one_of(CALENDAR, ())
     time: str | None = None
     time_format: str | None = None
@@ -85,7 +91,9 @@ class SeriesOptions:
     series: str | None = None
     missing: Literal["error", "last", "linear", "mask"] = one_of(("error", "last", "linear", "mask"), "error")
     irregular: Literal["error", "ignore"] = one_of(("error", "ignore"), "error")
-    normalisation: Literal["standard", "none"] = one_of(("standard", "none"), "standard")
+    normalisation: Literal["auto", "standard", "series", "none"] = one_of(
+        ("auto", "standard", "series", "none"), "auto"
+    )
     period: int | None = at_least(1, None)
     separator: str = ","
     decimal: str = one_of((".", ","), ".")
@@ -93,7 +101,7 @@ class SeriesOptions:
     warmup_loss: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("targets", "observed", "covariates", "calendar", "split"):
+        for name in ("targets", "observed", "covariates", "categories", "calendar", "split"):
             value: Any = getattr(self, name)
             object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
         problems = field_problems(self) + _split_problems(self.split)
@@ -103,17 +111,19 @@ class SeriesOptions:
         parts = [(column, part) for part, columns in self.parts.items() for column in columns]
         for column in dict.fromkeys(column for column, _ in parts):
             own = [part for name, part in parts if name == column]
-            if len(own) > 1:
+            if len(own) > 1 and sorted(own) != ["categories", "series"]:
                 problems.append(
                     f"column {column!r} is named {len(own)} times, as {', '.join(own)}; a column has one part: a "
                     "target's future is not known, a covariate's is"
                 )
         refuse(problems)
+        if self.normalisation == "auto":
+            object.__setattr__(self, "normalisation", "standard" if self.series is None else "series")
 
     @property
     def parts(self) -> dict[str, tuple[str, ...]]:
         """Part -> the columns that are named for it."""
-        parts = {name: tuple(getattr(self, name)) for name in ("targets", "observed", "covariates")}
+        parts = {name: tuple(getattr(self, name)) for name in ("targets", "observed", "covariates", "categories")}
         return parts | {name: (column,) for name in ("time", "series") if (column := getattr(self, name)) is not None}
 
     @property
@@ -131,8 +141,13 @@ class SeriesOptions:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns that hold channels, in order: targets, observed, covariates."""
-        return (*self.targets, *self.observed, *self.covariates)
+        """The columns that hold channels, in order: targets, observed, covariates, categories."""
+        return (*self.targets, *self.observed, *self.covariates, *self.coded)
+
+    @property
+    def coded(self) -> tuple[str, ...]:
+        """The categories that rows have; a series has its own name."""
+        return tuple(name for name in self.categories if name != self.series)
 
 
 def _form_problems(options: SeriesOptions) -> list[str]:

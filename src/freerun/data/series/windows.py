@@ -5,21 +5,32 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from freerun.arguments import brief
 from freerun.batch import Batch
-from freerun.data.files import LARGEST, SPLITS, check_description, counted, first_problems, lines_of_column, part_of
+from freerun.data.files import (
+    LARGEST,
+    SPLITS,
+    Array,
+    check_description,
+    counted,
+    first_problems,
+    lines_of_column,
+    part_of,
+)
 from freerun.data.series.options import Layout, check_layout
-from freerun.errors import UserError, refuse
+from freerun.errors import UserError, listed, refuse
 
-_LATER = ("series", "reading")
+_LATER = ("series", "reading", "categories", "own", "static")
 """Fields of a codec that are saved where they hold something."""
+_NOTHING = np.zeros((0, 1))
 
 
 @dataclass(frozen=True)
@@ -42,6 +53,9 @@ class SeriesCodec:
         series: column that names the series a row belongs to.
         reading: how tables are read: the fields of ``SeriesOptions`` about their form and about missing values that are
             not the default.
+        categories: column -> its names in training; a channel holds their numbers. That of ``series`` is the last one.
+        static: covariates that stand still in every series: their last value goes on.
+        own: series -> its means and its deviations, where each is scaled by its own; see ``of``.
 
     Raises:
         UserError: the numbers do not fit each other.
@@ -69,6 +83,9 @@ class SeriesCodec:
     calendar: tuple[str, ...] = ()
     series: str | None = None
     reading: Mapping[str, str] = field(default_factory=dict[str, str])
+    categories: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Any])
+    own: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict[str, Any])
+    static: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         problems = check_layout(self.layout, self.channels[self.values : len(self.channels) - self.covariates])
@@ -89,6 +106,47 @@ class SeriesCodec:
     def names(self) -> tuple[str, ...]:
         """The targets."""
         return self.channels[: self.values]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The channels that are columns of a table: all but the calendar's and the name of the series."""
+        return self.channels[: len(self.channels) - 2 * len(self.calendar) - (self.series in self.categories)]
+
+    @property
+    def coded(self) -> tuple[str, ...]:
+        """The columns that hold categories, the last ones."""
+        return tuple(name for name in self.categories if name != self.series)
+
+    @property
+    def embedded(self) -> tuple[tuple[int, int], ...]:
+        """Of each category its number among the covariates, and how many names it has."""
+        first = len(self.channels) - self.covariates
+        return tuple((self.channels.index(name) - first, len(names)) for name, names in self.categories.items())
+
+    def of(self, series: str, known: Array) -> SeriesCodec:
+        """The codec of one series: its scales, or those of what is known of it where it was not in training."""
+        if not self.own:
+            return self
+        mean, std = (list(each) for each in (self.mean, self.std))
+        plain = len(self.columns) - len(self.coded)
+        found = self.own.get(series)
+        for number in range(plain):
+            there = known[:, number][~np.isnan(known[:, number])] if found is None else known[:0, 0]
+            if found is not None:
+                mean[number], std[number] = found[0][number], found[1][number]
+            elif len(there):
+                mean[number], std[number] = float(there.mean()), float(there.std()) or 1.0
+        return replace(self, mean=tuple(mean), std=tuple(std), own={})
+
+    def code(self, series: str, origin: str) -> float:
+        """The number of a series among those of training."""
+        names = self.categories[str(self.series)]
+        if series not in names:
+            raise UserError(
+                f"{origin}: series {series!r} was not in training, and the model has a vector for each that was: "
+                f"{listed(names)}; train without {self.series!r} in categories to forecast others"
+            )
+        return float(list(names).index(series))
 
     @cached_property
     def scales(self) -> tuple[Tensor, Tensor]:
@@ -271,6 +329,7 @@ class SeriesData:
         notes: further lines of the header.
         exponent: largest Lyapunov exponent per step, where it is known.
         warmup_loss: layout "sequence": loss on the past of training windows too.
+        series: the name of each series; () where their names do not matter.
 
     Raises:
         UserError: a split has no windows.
@@ -294,6 +353,7 @@ class SeriesData:
     notes: tuple[str, ...] = ()
     exponent: float | None = None
     warmup_loss: bool = False
+    series: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         past, horizon = self.codec.past, self.codec.horizon
@@ -317,7 +377,28 @@ class SeriesData:
 
     @cached_property
     def _table(self) -> Tensor:
-        return self.codec.normalise(self.raw)
+        if not self.codec.own:
+            return self.codec.normalise(self.raw)
+        ends = [*self._firsts[1:], len(self.raw)]
+        codecs = [self.codec.of(name, _NOTHING) for name in self.series]
+        pieces = zip(codecs, self._firsts, ends, strict=True)
+        return torch.cat([codec.normalise(self.raw[first:end]) for codec, first, end in pieces])
+
+    @cached_property
+    def _firsts(self) -> list[int]:
+        """The first row of each series."""
+        return [part.begin for part in self.segments["train"]]
+
+    def series_of(self, split: str, indices: Sequence[int] | Tensor) -> Tensor:
+        """(windows,) the number of the series that a window is of."""
+        starts = part_of(self.starts, split)[torch.as_tensor(indices, dtype=torch.int64)]
+        return torch.searchsorted(torch.tensor(self._firsts), starts, right=True) - 1
+
+    def in_units(self, split: str, index: int) -> Callable[[Tensor], Tensor]:
+        """From normalised values of a window to those of the data."""
+        if not self.codec.own:
+            return self.codec.denormalise
+        return self.codec.of(self.series[int(self.series_of(split, [index]))], _NOTHING).denormalise
 
     @cached_property
     def lengths(self) -> list[int]:
@@ -380,7 +461,8 @@ class SeriesData:
                 more = f" and {len(names) - 8} more" if len(names) > 8 else ""
                 lines.append(f"{kind}: {', '.join(names[:8])}{more}")
         scaled = any(mean != 0 for mean in codec.mean) or any(std != 1 for std in codec.std)
-        lines.append("normalisation: mean and deviation of the training rows" if scaled else "normalisation: none")
+        rows = "the training rows of each series" if codec.own else "the training rows"
+        lines.append(f"normalisation: mean and deviation of {rows}" if scaled else "normalisation: none")
         return [*lines, *self.notes]
 
 

@@ -2,16 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from freerun.batch import Batch
 from freerun.distributions import HEADS
 from freerun.errors import UserError
 
 HEAD_NAMES = ("point", *HEADS)
+
+
+class Categories(nn.Module):
+    """Covariates of which some are numbers of categories: these are replaced by learned vectors, at the end.
+
+    Args:
+        channels: of each category its number among the covariates, and how many names it has.
+        width: of a vector.
+    """
+
+    def __init__(self, channels: Sequence[tuple[int, int]], covariates: int, width: int) -> None:
+        super().__init__()
+        self.channels = [number for number, _ in channels]
+        self.others = [number for number in range(covariates) if number not in self.channels]
+        self.width = len(self.others) + width * len(channels)
+        self.vectors = nn.ModuleList(nn.Embedding(names, width) for _, names in channels)
+
+    def forward(self, covariates: Tensor) -> Tensor:
+        """(..., covariates) -> (..., width)."""
+        codes = [covariates[..., number].long() for number in self.channels]
+        vectors = [table(code) for table, code in zip(self.vectors, codes, strict=True)]
+        return torch.cat([covariates[..., self.others], *vectors], -1)
+
+
+def category_problems(categories: Any, covariates: Any) -> list[str]:
+    """The problems of a forecaster's categories."""
+    pairs = isinstance(categories, tuple | list) and all(
+        isinstance(each, tuple | list) and len(each) == 2 and all(isinstance(n, int) for n in each)
+        and isinstance(covariates, int) and 0 <= each[0] < covariates and each[1] > 0
+        for each in categories
+    )  # fmt: skip
+    if pairs and len({each[0] for each in categories}) == len(categories):
+        return []
+    return [
+        f"categories must be pairs of different channels of the {covariates} covariates, counted from 0, and how many "
+        f"names each has; got {categories!r}"
+    ]
 
 
 def numbers_a_value(head: str) -> int:
@@ -27,7 +65,14 @@ def size_problems(settings: Mapping[str, Any], layout: str) -> list[str]:
     """The problems of a forecaster's arguments that all forecasters share."""
     problems = [
         f"{name} must be a whole number of at least {least}; got {settings[name]!r}"
-        for name, least in (("values", 1), ("covariates", 0), ("observed", 0), ("size", 1), ("layers", 1))
+        for name, least in (
+            ("values", 1),
+            ("covariates", 0),
+            ("observed", 0),
+            ("size", 1),
+            ("layers", 1),
+            ("embedding", 1),
+        )
         if name in settings and (not isinstance(settings[name], int) or settings[name] < least)
     ]
     if layout == "sequence" and settings.get("observed", 0):

@@ -14,6 +14,8 @@ from freerun.batch import Batch
 from freerun.distributions import Head
 from freerun.errors import UserError
 from freerun.models.forecasting.inputs import (
+    Categories,
+    category_problems,
     check_history,
     covariates_of,
     numbers_a_value,
@@ -42,6 +44,8 @@ class RecurrentNetwork(nn.Module):
         values: channels that are predicted and fed back.
         covariates: channels known ahead (calendar, plans): never replaced, read in free run too.
         observed: channels known in the past only.
+        categories: covariates that are numbers of categories: of each its channel among them and how many names it has.
+        embedding: width of the vector that is learned for each name.
         size: width of the states.
         layers: number of layers.
         cell: ``"rnn"``, ``"gru"`` or ``"lstm"``.
@@ -58,10 +62,12 @@ class RecurrentNetwork(nn.Module):
         values: int,
         covariates: int = 0,
         observed: int = 0,
+        categories: tuple[tuple[int, int], ...] = (),
         *,
         size: int = 64,
         layers: int = 1,
         cell: Cell = "gru",
+        embedding: int = 8,
         residual: bool = False,
         head: Head = "point",
         dropout: float = 0.0,
@@ -77,15 +83,22 @@ class RecurrentNetwork(nn.Module):
         self.fed_back = None if fed_back is None else list(fed_back)
         between = dropout if layers > 1 else 0.0
         read = values if fed_back is None else len(fed_back)
-        self.decoder = CELLS[cell](read + covariates, size, layers, dropout=between)
+        self.categories = Categories(categories, covariates, embedding) if categories else None
+        known = covariates if self.categories is None else self.categories.width
+        self.decoder = CELLS[cell](read + known, size, layers, dropout=between)
         self.drop = nn.Dropout(dropout)
         self.out = nn.Linear(size, values * numbers_a_value(head))
         if self.layout == "past":
-            self.encoder = CELLS[cell](values + observed + covariates, size, layers, dropout=between)
+            self.encoder = CELLS[cell](values + observed + known, size, layers, dropout=between)
 
     def settings(self) -> dict[str, Any]:
-        """Return the constructor's arguments."""
-        return dict(self._settings)
+        """Return the constructor's arguments; those about categories where there are any."""
+        absent = () if self.categories is not None else ("categories", "embedding")
+        return {name: value for name, value in self._settings.items() if name not in absent}
+
+    def _covariates(self, covariates: Tensor | None) -> Tensor | None:
+        """(..., covariates) with vectors in the stead of categories."""
+        return covariates if covariates is None or self.categories is None else self.categories(covariates)
 
     # -- the complete sequence at once
 
@@ -149,7 +162,7 @@ class RecurrentNetwork(nn.Module):
 
 def recurrent_problems(settings: Mapping[str, Any], layout: str) -> list[str]:
     """The problems of a recurrent forecaster's arguments."""
-    problems = size_problems(settings, layout)
+    problems = size_problems(settings, layout) + category_problems(settings["categories"], settings["covariates"])
     if settings["cell"] not in CELLS:
         problems.append(f"cell must be one of {', '.join(CELLS)}; got {settings['cell']!r}")
     fed = settings["fed_back"]
@@ -224,9 +237,12 @@ class RecurrentForecaster(RecurrentNetwork):
             return batch
         past = past_of(batch.context, batch, (self.values, self.observed, self.covariates), name)
         future = covariates_of(batch.context, batch, self.covariates, name)
+        last = past[:, -1, : self.values]
+        if self.categories is not None:
+            others, covariates = past.split([past.shape[-1] - self.covariates, self.covariates], -1)
+            past = torch.cat([others, self.categories(covariates)], -1)
         _, states = self.encoder(past.transpose(0, 1))
         hidden, cell = states if isinstance(states, tuple) else (states, ())
-        last = past[:, -1, : self.values]
         return batch.made(context=EncodedPast(tuple(hidden), tuple(cell), last, future))
 
     def forward(self, batch: Batch) -> Tensor:
@@ -246,6 +262,7 @@ class RecurrentForecaster(RecurrentNetwork):
         read: EncodedPast = self.encode(batch).context
         # one encoded for a shorter horizon may have to serve a longer one
         future = covariates_of({"future": read.future}, batch, self.covariates, type(self).__name__)
+        future = self._covariates(future)
         return read, None if future is None else future.transpose(0, 1)
 
 
@@ -291,6 +308,7 @@ class PlainForecaster(RecurrentNetwork):
     def _before(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         check_history(batch, self.values, type(self).__name__)
         future = covariates_of(batch.context, batch, self.covariates, type(self).__name__)
+        future = self._covariates(future)
         zeros = batch.history.new_zeros(batch.size, self.values)
         return zeros, None if future is None else future.transpose(0, 1)
 

@@ -1,0 +1,191 @@
+"""Many series in one table: scales and vectors of their own, categories, unequal lengths; wide data, little memory."""
+
+import json
+import statistics
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import freerun as fr
+from builders import refused
+from freerun.data import SeriesOptions, load_series
+from freerun.data.files import DataFile
+from freerun.data.series.inference import read_past, read_windows
+from freerun.recipes import load_recipe
+from freerun.recipes.load import load_run
+from freerun.recipes.train import build, run_recipe
+from freerun.tasks.series import SeriesTask
+from tiny_recipes import toml, write
+
+SIZES = {"small": (1.0, 300, 12), "large": (1000.0, 420, 12), "middle": (50.0, 360, 8)}
+"""Name -> size, rows, period."""
+
+
+def values_of(name: str) -> np.ndarray:
+    size, rows, period = SIZES[name]
+    t, draw = np.arange(rows), np.random.default_rng(len(name))
+    return size * (3 + np.sin(2 * np.pi * t / period) + 0.01 * t + 0.1 * draw.normal(size=rows))
+
+
+def table(path: Path, names, kind=lambda name: "shop" if name == "large" else "kiosk") -> Path:
+    """A long table; the series begin and end at different times."""
+    rows = [
+        f"{first + t},{name},{kind(name)},{value:.6g}"
+        for first, name in zip((0, 40, 7), names, strict=False)
+        for t, value in enumerate(values_of(name))
+    ]
+    path.write_text("\n".join(["t,item,kind,sales", *rows]) + "\n")
+    return path
+
+
+RECIPE = {
+    "name": "many",
+    "data": {"kind": "series", "time": "t", "targets": ["sales"], "past": 24, "horizon": 8},
+    "model": {"kind": "recurrent_forecaster", "size": 12},
+    "method": {"name": "scheduled_sampling", "teacher_forcing_ratio": 0.5},
+    "train": {"updates": 60, "batch_size": 32, "lr": 0.003, "evaluate_every": 20, "evaluate_items": 64},
+}
+
+
+def trained(folder: Path, path: Path, **data):
+    folder.mkdir()
+    recipe = load_recipe(write(folder, toml(**RECIPE | {"data": RECIPE["data"] | {"path": str(path)} | data})))
+    summary = run_recipe(recipe, folder / "run", progress=False)
+    run = load_run(folder / "run")
+    return summary, run, build(recipe)[1]
+
+
+def errors(run, task: SeriesTask) -> dict[str, float]:
+    """The median NRMSE of the test windows of each series."""
+    found: dict[str, list[float]] = {}
+    items = task.evaluate(run.model, "test").items
+    for item, number in zip(items, task.data.series_of("test", range(len(items))).tolist(), strict=True):
+        found.setdefault(task.data.series[number], []).append(item["nrmse"])
+    return {name: statistics.median(each) for name, each in found.items()}
+
+
+def test_series_of_different_sizes_are_each_forecast_as_well_as_alone(tmp_path):
+    """Sizes 1 : 1000 : 50; with one scale the small one is not seen at all."""
+    summary, run, task = trained(
+        tmp_path / "all", table(tmp_path / "all.csv", SIZES), series="item", categories=["item", "kind"]
+    )
+    together = errors(run, task)
+    for name in SIZES:
+        _, alone, own = trained(tmp_path / name, table(tmp_path / f"{name}.csv", [name]), series="item")
+        assert together[name] < 1.5 * errors(alone, own)[name], name
+    free = summary["test"]["free_running"]
+    assert free["nrmse"] < 1.05 * min(value for name, value in free.items() if name.endswith("_nrmse"))
+    # answers are in the units of the series, of windows too
+    for name, (size, _, _) in SIZES.items():
+        batch = read_past(table(tmp_path / "one.csv", [name]), run.codec)
+        assert batch.context["past"][0, :, 0].abs().max() < 6
+        lines = task.generate_lines(run.model, run.codec, task.settings, [str(tmp_path / "one.csv")])
+        numbers = [float(line.split(",")[-1]) for line in lines[1:]]
+        assert all(0.3 < number / values_of(name)[-24:].mean() < 3 for number in numbers), (name, size)
+    forecasts = task.evaluate(run.model, "test").forecasts
+    assert max(max(map(max, each["gold"])) for each in forecasts) > 1000
+    assert min(max(map(max, each["gold"])) for each in forecasts) < 10
+
+
+def test_scales_are_those_of_the_training_rows_of_each_series(tmp_path):
+    path = table(tmp_path / "all.csv", SIZES)
+    options = SeriesOptions(past=24, horizon=8, targets=["sales"], series="item", time="t")
+    data = load_series(path, options)
+    assert options.normalisation == "series"
+    assert data.series == tuple(SIZES)
+    for name in SIZES:
+        train = values_of(name)[: round(0.7 * len(values_of(name)))]
+        assert data.codec.own[name] == [[pytest.approx(train.mean(), rel=1e-4)], [pytest.approx(train.std(), rel=1e-4)]]
+    for split in ("train", "dev", "test"):
+        for number in range(0, data.windows(split), 37):
+            name = data.series[int(data.series_of(split, [number]))]
+            back = data.in_units(split, number)(data.window_batch(split, [number]).targets[0])[:, 0]
+            (row,) = [
+                n for n in range(len(values_of(name)) - 7)
+                if np.allclose(values_of(name)[n : n + 8], back, rtol=1e-4)
+            ]  # fmt: skip
+            assert row >= 24
+    assert type(data.codec).from_description(json.loads(json.dumps(data.codec.describe()))) == data.codec
+    assert "each series" in "\n".join(data.header())
+    shared = load_series(path, SeriesOptions(**{**vars(options), "normalisation": "standard"}))
+    assert 'normalisation = "series" gives each its own' in "\n".join(shared.header())
+
+
+def test_a_series_that_was_not_in_training_is_scaled_by_what_is_known_of_it(tmp_path):
+    data = load_series(
+        table(tmp_path / "two.csv", ["small", "large"]),
+        SeriesOptions(past=24, horizon=8, targets=["sales"], series="item", time="t"),
+    )
+    other = table(tmp_path / "new.csv", ["middle"])
+    past = read_past(other, data.codec).context["past"][0, :, 0]
+    known = values_of("middle")
+    expected = (known[-24:] - known.mean()) / known.std()
+    assert torch.allclose(past, torch.from_numpy(expected).float(), atol=1e-3)
+    window = read_windows(data.codec, DataFile(other)).make([0])
+    first = known[:24]
+    assert torch.allclose(window.context["past"][0, :, 0].mean(), torch.tensor(0.0), atol=1e-4)
+    assert window.targets[0, 0, 0] == pytest.approx((known[24] - first.mean()) / first.std(), abs=1e-3)
+
+
+def test_categories_are_numbered_embedded_and_refused_by_name(tmp_path):
+    path = table(tmp_path / "all.csv", SIZES)
+    options = SeriesOptions(past=24, horizon=8, targets=["sales"], series="item", time="t", categories=["kind", "item"])
+    data = load_series(path, options)
+    codec = data.codec
+    assert codec.channels == ("sales", "kind", "item")
+    assert codec.embedded == ((0, 2), (1, 3))
+    assert {name: list(each) for name, each in codec.categories.items()} == {
+        "kind": ["kiosk", "shop"], "item": ["large", "middle", "small"],
+    }  # fmt: skip
+    batch = data.window_batch("test", range(data.windows("test")))
+    for row, number in enumerate(data.series_of("test", range(batch.size)).tolist()):
+        name = data.series[number]
+        codes = [float(name == "large"), float(sorted(SIZES).index(name))]
+        assert bool((batch.context["future"][row] == torch.tensor(codes)).all())
+        assert bool((batch.context["past"][row, :, 1:] == torch.tensor(codes)).all())
+    new = table(tmp_path / "new.csv", ["small"])
+    new.write_text(new.read_text().replace("small", "tiny"))
+    refused("series 'tiny' was not in training.*large, middle, small", read_past, new, codec, 1)
+    new.write_text(new.read_text().replace("tiny", "small").replace("kiosk", "stall"))
+    refused("column 'kind': 'stall' was not in training; its categories are: kiosk, shop", read_past, new, codec, 1)
+    broken = path.read_text().replace("3,small,kiosk", "3,small,", 1)
+    (tmp_path / "broken.csv").write_text(broken)
+    refused(r"broken.csv:5, column 'kind': is empty", load_series, tmp_path / "broken.csv", options)
+    recipe = toml(**RECIPE | {
+        "data": RECIPE["data"] | {"path": str(path), "series": "item", "categories": ["item"]},
+        "model": {"kind": "transformer_forecaster", "size": 8, "heads": 2},
+    })  # fmt: skip
+    refused("data.categories needs a model that learns vectors", build, load_recipe(write(tmp_path, recipe)))
+
+
+@pytest.mark.parametrize("kind", [fr.models.RecurrentForecaster, fr.models.PlainForecaster])
+def test_a_category_is_read_as_its_vector(kind):
+    """Stepped and at once; the same as a model that is given the vectors as covariates."""
+    torch.manual_seed(0)
+    model = kind(1, 3, categories=((1, 4),), size=6, embedding=2).double()
+    plain = kind(1, 4, size=6).double()
+    own = {name: part for name, part in model.state_dict().items() if "categories" not in name}
+    plain.load_state_dict(own)
+    codes = torch.tensor([[0], [3], [1]])
+    known = torch.randn(3, 9, 3, dtype=torch.float64)
+    known[..., 1] = codes.double()
+    vectors = model.categories.vectors[0](codes.expand(3, 9))
+    given = torch.cat([known[..., [0, 2]], vectors], -1)
+    values = torch.randn(3, 5, 1, dtype=torch.float64)
+    past = torch.randn(3, 4, 1, dtype=torch.float64)
+
+    def batch(covariates):
+        if model.layout == "sequence":
+            return fr.Batch(values, context={"future": covariates[:, :5]})
+        return fr.Batch(values, context={"past": torch.cat([past, covariates[:, :4]], -1), "future": covariates[:, 4:]})
+
+    torch.testing.assert_close(model(batch(known)), plain(batch(given)))
+    method = fr.scheduled_sampling(0.5)
+    ours, theirs = (method.run(each, batch(part), step=1, key=3) for each, part in ((model, known), (plain, given)))
+    torch.testing.assert_close(ours.outputs, theirs.outputs)
+    ours.loss.backward()
+    assert model.categories.vectors[0].weight.grad[[0, 1, 3]].abs().sum(1).min() > 0
+    assert model.categories.vectors[0].weight.grad[2].abs().sum() == 0
+    refused("categories must be pairs of different channels", kind, 1, 1, categories=((1, 4),))
