@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import pairwise
@@ -256,7 +256,8 @@ def build_series(
         scale[plain:] = nothing
     own = _own_scales(pieces, segments["train"], firsts, scales, plain) if options.normalisation == "series" else {}
     by_row = _by_row(pieces, own, scales)
-    raw = np.where(np.isnan(raw), np.nanmean(there[numbers], axis=0) if len(numbers) else 0.0, raw)
+    usual = np.nanmean(there[numbers], axis=0) if len(numbers) else 0.0
+    raw = np.where(np.isnan(raw), by_row[0] if own else usual, raw)
 
     def locate(row: int) -> str:
         piece = int(np.searchsorted(firsts, row, side="right")) - 1
@@ -266,13 +267,7 @@ def build_series(
         if not own:
             refuse(_lost(raw[numbers], scales, channels, lambda row: locate(int(numbers[row]))))
         refuse(first_problems(pieces[0].name, cell_problems(too_far(raw, *by_row), channels, locate)))
-    if options.calendar:
-        dates = [stamp for piece in pieces for stamp in piece.stamps or () if isinstance(stamp, datetime)]
-        raw = np.concatenate([raw, calendar_columns(options.calendar, dates)], axis=1)
-    categories = categories or {}
-    if options.series in categories:
-        codes = [list(categories[str(options.series)]).index(piece.key) for piece in pieces]
-        raw = np.concatenate([raw, np.repeat(codes, np.diff(firsts))[:, None]], axis=1)
+    raw = np.concatenate([raw, *_further(pieces, options, categories or {})], axis=1)
     present = ~np.isnan(there[:, : len(options.targets)])
     starts, empty = _starts(segments, options, present)
     notes = _notes(pieces, step, options, fills, segments["train"])
@@ -283,12 +278,24 @@ def build_series(
         torch.from_numpy(raw),
         segments,
         starts,
-        replace(_codec(scales, options, layout, step, categories), own=own, static=_static(pieces, options)),
+        replace(_codec(scales, options, layout, step, categories or {}), own=own, static=_static(pieces, options)),
         None if present.all() else torch.from_numpy(present),
         notes=(*notes, f"left out, no value to predict: {counted(empty, 'window')}") if empty else notes,
         warmup_loss=options.warmup_loss,
         series=tuple(piece.key for piece in pieces) if options.series is not None or own else (),
     )
+
+
+def _further(
+    pieces: Sequence[Piece], options: SeriesOptions, categories: Mapping[str, Sequence[str]]
+) -> Iterator[Array]:
+    """(rows, further channels) of the calendar, and the number of each row's series."""
+    if options.calendar:
+        dates = [stamp for piece in pieces for stamp in piece.stamps or () if isinstance(stamp, datetime)]
+        yield calendar_columns(options.calendar, dates)
+    if options.series in categories:
+        codes = [list(categories[str(options.series)]).index(piece.key) for piece in pieces]
+        yield np.repeat(np.array(codes, float), [len(piece.values) for piece in pieces])[:, None]
 
 
 def _static(pieces: Sequence[Piece], options: SeriesOptions) -> tuple[str, ...]:
