@@ -271,8 +271,6 @@ def build_series(
     present = ~np.isnan(there[:, : len(options.targets)])
     starts, empty = _starts(segments, options, present)
     notes = _notes(pieces, step, options, fills, segments["train"])
-    if not own and len(pieces) > 1 and options.normalisation == "standard":
-        notes += _sizes(pieces, segments["train"], firsts, len(options.targets))
     return SeriesData(
         name,
         torch.from_numpy(raw),
@@ -347,8 +345,11 @@ def _by_row(
     return by_row[0], by_row[1]
 
 
-def _sizes(pieces: Sequence[Piece], train: Sequence[Segment], firsts: Array, targets: int) -> tuple[str, ...]:
+def _sizes(pieces: Sequence[Piece], train: Sequence[Segment], options: SeriesOptions) -> list[str]:
     """A note where series that share one scale differ in size."""
+    if len(pieces) < 2 or options.normalisation != "standard":
+        return []
+    firsts, targets = np.cumsum([0, *(len(piece.values) for piece in pieces)]), len(options.targets)
     spread = [
         float(np.nanmax(np.nanstd(rows, axis=0)))
         for piece, part, first in zip(pieces, train, firsts.tolist(), strict=False)
@@ -356,11 +357,11 @@ def _sizes(pieces: Sequence[Piece], train: Sequence[Segment], firsts: Array, tar
     ]
     low, high = min((each for each in spread if each > 0), default=1.0), max(spread, default=1.0)
     if high < 10 * low:
-        return ()
-    return (
+        return []
+    return [
         f"series differ in size, deviations of {low:.3g} to {high:.3g}, and share one scale: errors of the small ones "
-        'hardly count; normalisation = "series" gives each its own',
-    )
+        'hardly count; normalisation = "series" gives each its own'
+    ]
 
 
 def _starts(
@@ -427,4 +428,4 @@ def _notes(
     if short:
         names = ", ".join(short[:3]) + (", ..." if len(short) > 3 else "")
         notes.append(f"too short for a training window: {len(short):,} of {len(pieces):,} series: {names}")
-    return tuple(notes)
+    return (*notes, *_sizes(pieces, train, options))
