@@ -580,20 +580,22 @@ def higher_is_better(score: str) -> bool:
     return score.endswith(_HIGHER)
 
 
-def improves(select: str, value: float, best: float | None) -> bool:
+def improves(select: str, value: float, best: float | None, share: float = 0.0) -> bool:
     """Return True if weights with this score replace those with the best so far; NaN never does.
 
     Of equal scores the first is kept; but the last where nothing is right (accuracy, BLEU or chrF 0, errors 100 %),
-    which was trained for longer.
+    which was trained for longer. A better score must be better by a share of the best.
 
     >>> improves("per", 7.0, 8.0), improves("sequence_accuracy", 7.0, 8.0), improves("per", float("nan"), None)
     (True, False, False)
     >>> improves("bleu", 0.0, 0.0), improves("wer", 100.0, 100.0), improves("bleu", 7.0, 7.0)
     (True, True, False)
+    >>> improves("mse", 0.99, 1.0), improves("mse", 0.99, 1.0, 0.02), improves("mse", 0.97, 1.0, 0.02)
+    (True, False, True)
     """
     if not math.isfinite(value) or best is None:
         return best is None and math.isfinite(value)
     higher = higher_is_better(select)
     if value == best:
         return value == (0 if higher else 100)
-    return value > best if higher else value < best
+    return (value - best if higher else best - value) > share * abs(best)
