@@ -185,12 +185,11 @@ class Replacement:
             noise = shared[numbers] if shared is not None else self.noise(vocab, numbers)
             outputs = checked_rows(head(part), len(part))
             found.append(self.draw.choose(self.allowed(outputs, history, numbers), noise))
-        return self.completed(found[0] if len(found) == 1 else torch.cat(found), chosen)
+        own = found[0] if len(found) == 1 else torch.cat(found)
+        return self.completed(own, chosen) if self.keep.dim() == 3 else own
 
     def completed(self, own: Tensor, chosen: Tensor | slice) -> Tensor:
-        """(m, ...) own entries, with gold in the channels that keep it, where these differ in an entry."""
-        if self.keep.dim() == 2:
-            return own
+        """(m, values) own entries, with gold in the channels that keep it."""
         at = tuple(each[chosen] for each in self.positions)
         return torch.where(self.keep[at], self.gold[at], own.to(self.gold.dtype))
 

@@ -73,7 +73,9 @@ def step_roll_in(model: Any, batch: Batch, replacement: Replacement) -> RollIn:
             noise = noises[t] if noises is not None else replacement.noise(outputs.shape[-1], part)
             if replacement.rules is not None:
                 outputs = replacement.allowed(outputs, history.t(), part)
-            own = replacement.completed(replacement.draw.choose(outputs, noise), part).to(history.dtype)
+            own = replacement.draw.choose(outputs, noise).to(history.dtype)
+            if replacement.keep.dim() == 3:
+                own = replacement.completed(own, part)
             history[t].index_copy_(0, rows, own)
             if t < last:
                 inputs[t].index_copy_(0, rows, embed(own))
