@@ -18,6 +18,7 @@ from freerun.data.files import DataFile
 from freerun.data.series.inference import read_future, read_windows
 from freerun.data.series.time_stamps import step_between
 from freerun.data.times import localised
+from freerun.diagnostics import diagnose
 from freerun.recipes import load_recipe
 from freerun.recipes.load import evaluate_run, generate_lines, load_run
 from freerun.recipes.train import run_recipe
@@ -78,7 +79,7 @@ def test_an_order_that_nothing_shows_is_asked_about(csv):
     assert load_series(down, replace(SMALL, time="n")).raw[0, 0] == float(wave(89))
     other = csv([f"{day:%d.%m.%Y},{wave(n)}" for n, day in enumerate(DAYS[::-1])])
     (problem,) = problems_of(load_series, other, SMALL)
-    assert "rows are not in the order of column 'date'" in problem
+    assert "rows are not in even order of column 'date'" in problem
     assert 'time_format = "%d.%m.%Y"' in problem
     data = load_series(other, replace(SMALL, time="date", time_format="%d.%m.%Y"))
     assert data.raw[0, 0] == float(wave(89))
@@ -450,3 +451,49 @@ def test_frames_keep_their_names_times_and_series():
     refused("arrays and frames are mixed", series_from_arrays, [frames[1], np.zeros((90, 2))], SMALL)
     double = pd.DataFrame(np.zeros((90, 2)), columns=["a", "a"])
     refused("columns are there more than once: a", series_from_arrays, double, SMALL)
+
+
+# what else reads values: levels, diagnoses, checks, batches of one's own
+
+
+def gappy(rows: int = 160) -> np.ndarray:
+    raw = np.sin(np.arange(rows)[:, None] * [0.3, 0.5])
+    raw[20:22, 0] = raw[rows - 15, 1] = np.nan
+    return raw
+
+
+def test_levels_refuse_gaps_whose_fillings_would_be_scored():
+    from freerun.data.symbols import quantised
+
+    data = series_from_arrays(gappy()[:, :1], replace(SMALL, missing="last"))
+    refused("levels are of values that are there, and 2 of the series are missing", quantised, data, 5)
+
+
+def test_diagnoses_are_of_complete_windows():
+    data = series_from_arrays(gappy(), replace(SMALL, missing="mask"))
+    torch.manual_seed(0)
+    model = fr.models.make_model("recurrent_forecaster", values=2, covariates=0, observed=0, size=4)
+    task = SeriesTask(data)
+    name, batches, about = task.diagnosis_input(model, data.codec, task.settings, data, None)
+    assert name.endswith(f"{data.windows('test') - 3} of {data.windows('test')} windows, in which no value is missing")
+    assert len(about.long_series) == max(160 - 15 - 128, 14)
+    assert about.long_series.isfinite().all()
+    assert diagnose(model, batches, about).windows == data.windows("test") - 3
+    every = data.window_batch("test", list(range(data.windows("test"))))
+    refused("gold is missing at 3 positions", diagnose, model, every)
+
+
+def test_checks_and_batches_of_ones_own_take_missing_values():
+    data = series_from_arrays(gappy(), replace(SMALL, missing="mask"))
+    torch.manual_seed(0)
+    model = fr.models.make_model("recurrent_forecaster", values=2, covariates=0, observed=0, size=4)
+    batch = data.window_batch("train", list(range(10, 20)))
+    assert batch.present is not None
+    assert not fr.check_model(model, batch).refused
+    scores = fr.evaluate(model, [batch])
+    gold, free = batch.targets.double(), fr.generate(model, batch, length=3, draw="point").entries.double()
+    there = ~gold.isnan()
+    scale = [gold.flatten(0, 1)[there.flatten(0, 1)[:, v], v].std(correction=0) for v in range(2)]
+    far = ((free - gold) / torch.stack(scale)).square()
+    expected = float((far.masked_fill(~there, 0).sum(-1) / there.sum(-1))[batch.mask].mean())
+    assert scores.free_running["mse"] == pytest.approx(expected, rel=1e-5)

@@ -167,4 +167,7 @@ def _inputs(model: Any, batch: Any, examples: Any, collate: Any) -> tuple[Batch,
         )
     if batch.size == 0 or batch.time == 0 or not bool(batch.mask.any()):
         raise UserError("the batch has no position that counts (mask True): nothing can be checked with it")
+    if batch.present is not None:  # values are as good as any where gold is missing: the model is looked at
+        known = {name: getattr(batch, name).nan_to_num() for name in ("targets", "history")}
+        batch = batch.made(**known, present=None)
     return batch, chosen

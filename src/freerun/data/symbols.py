@@ -61,6 +61,8 @@ class LevelCodec:
 
     def batch(self, windows: Batch) -> Batch:
         """Return the batch of windows of values as levels: the past is the source, the horizon the targets."""
+        if windows.present is not None:
+            raise _missing(windows.present, "targets of these windows")
         source, targets = self.levels(windows.context["past"][..., 0]), self.levels(windows.targets[..., 0])
         context = {"source": source, "source_mask": torch.ones_like(source, dtype=torch.bool)}
         return Batch(targets, targets, windows.mask, context, rows=windows.rows)
@@ -135,6 +137,13 @@ class LevelData:
         return [*self.series.header(), f"{levels} {100 * float(shares.max()):.1f} %; fingerprint {self.fingerprint}"]
 
 
+def _missing(present: Tensor, of: str) -> UserError:
+    return UserError(
+        f"levels are of values that are there, and {int((~present).sum())} {of} are missing\n  help: cut the series "
+        "where values are missing, or leave levels out"
+    )
+
+
 def quantised(series: SeriesData, levels: int, binning: Binning = "quantiles") -> LevelData:
     """Return the windows of a series with one channel as levels, which are chosen on the training windows alone.
 
@@ -160,6 +169,8 @@ def quantised(series: SeriesData, levels: int, binning: Binning = "quantiles") -
             f"levels are of one channel, and the series has {len(codec.channels)}: {', '.join(codec.channels)}\n"
             "  help: name one column with data.targets, and no covariates, calendar or observed columns"
         )
+    if series.present is not None:
+        raise _missing(series.present, "of the series")
     windows = series.batch(range(series.windows("train")))
     seen = torch.cat([windows.context["past"].flatten(1), windows.targets.flatten(1)], 1).flatten().double()
     if binning == "width":

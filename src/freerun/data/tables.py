@@ -25,6 +25,7 @@ from freerun.data.files import (
     LARGEST,
     Array,
     content_ending,
+    few_lines,
     first_problems,
     lines_of_column,
     read_lines,
@@ -226,25 +227,30 @@ class DataTable:
         return [datetime.min if stamp is None else stamp for stamp in stamps], problems
 
     def _time(self, cell: Any) -> datetime | None:
-        cell = cell if isinstance(cell, str | date) else str(cell)
+        if not isinstance(cell, str | date):
+            cell = str(int(cell) if isinstance(cell, float) and cell.is_integer() else cell)
         form = self.form.time_format
         return iso_time(cell) if form is None else formatted_time(cell, form)
 
     def dated(self, name: str) -> bool:
-        """True if every cell of a column is a date or a time, not a number."""
-        cells = self.cells[name]
-        first = next(iter(cells.drop_nulls().head(1).to_list()), None)
-        if cells.null_count() or first is None or not (self._time(first) or self._compact(name)):
-            return False
+        """True if most cells of a column are dates or times, not numbers; a wrong one is an error, and loses none."""
         if self.form.time_format is None and self._is_numeric(name):
             return self._compact(name)
-        return all(self._time(cell) is not None for cell in self.values(name))
+        some = self.cells[name].gather_every(max(1, len(self) // 20)).to_list()
+        if 2 * sum(self._time(cell) is not None for cell in some) <= len(some):
+            return False
+        return 2 * sum(self._time(cell) is not None for cell in self.values(name)) > len(self)
 
     def _compact(self, name: str) -> bool:
-        """True if a column of numbers holds dates as 20201231 only."""
-        numbers, wrong = self.numbers(name)
-        whole = not wrong and len(numbers) > 0 and bool(((numbers >= 1e7) & (numbers < 1e8) & (numbers % 1 == 0)).all())
-        return whole and all(iso_time(str(int(number))) is not None for number in np.unique(numbers).tolist())
+        """True if most cells of a column of numbers are dates as 20201231."""
+        numbers = self.numbers(name)[0]
+        numbers = numbers[(numbers >= 1e7) & (numbers < 1e8)]
+        numbers = numbers[numbers % 1 == 0]
+        if 2 * len(numbers) <= len(self):
+            return False
+        values, counts = np.unique(numbers, return_counts=True)
+        dates = [iso_time(str(int(value))) is not None for value in values.tolist()]
+        return 2 * int(counts[dates].sum()) > len(self)
 
     def _no_time(self, name: str, row: int, cells: Sequence[Any], numeric: bool) -> str:
         cell, at = cells[row], f"{self.locate(row)}, column {name!r}:"
@@ -432,8 +438,10 @@ def read_table(path: str | Path, form: TableForm | None = None) -> DataTable:
     refuse(problems + ([] if kind in FRAMES else _csv_problems(file, frame, separator)))
     if kind in FRAMES:
         return replace(_of_frame(file, frame), form=form)
+    raw = file.read_bytes().splitlines()
+    refuse(_short_lines(file, raw, frame.width, separator.encode()))
     # rows with their lines, without blank lines (in one column a blank line is a missing value)
-    there = np.array([bool(line.strip()) for line in file.read_bytes().splitlines()][1:])
+    there = np.array([bool(line.strip()) for line in raw][1:])
     lines = np.flatnonzero(there) + 2
     if len(there) == len(frame) and frame.width > 1:
         frame = frame.filter(there)
@@ -466,6 +474,21 @@ def _csv_problems(file: Path, frame: Any, separator: str) -> list[str]:
         for name in names
         if (rows := frame[name].str.contains("[\r\n]").arg_true()).len()
     ]
+
+
+def _short_lines(file: Path, lines: Sequence[bytes], width: int, separator: bytes) -> list[str]:
+    """Lines with fewer cells than columns: the file was cut off there, or something is left out."""
+    short = [
+        number
+        for number, line in enumerate(lines)
+        if b'"' not in line and line.count(separator) + 1 < width and line.strip() and number
+    ]
+
+    def line(number: int) -> str:
+        cells = lines[number].count(separator) + 1
+        return f"{file}:{number + 1}: has {cells} cells, and the first line names {width} columns"
+
+    return [text for _, text in few_lines(short, len(lines), line, "lines")]
 
 
 def _is_value(name: str) -> bool:

@@ -82,15 +82,20 @@ def time_format_works(time_format: str) -> bool:
 
 
 def fitting_formats(cells: Sequence[Any]) -> list[str]:
-    """The formats beside ISO's in which every text is a time.
+    """The formats beside ISO's in which most of the texts are times.
 
     >>> fitting_formats(["31.12.2020", "01.01.2021"]), fitting_formats(["01/02/2020"])
     (['%d.%m.%Y'], ['%d/%m/%Y', '%m/%d/%Y'])
     """
-    texts = [cell for cell in cells if isinstance(cell, str) and cell.strip()]
-    if not texts or not any(character.isdigit() for character in texts[0]):
-        return []
-    return [each for each in _OTHERS if all(formatted_time(text, each) is not None for text in texts)]
+    texts = [cell for cell in cells if isinstance(cell, str) and any(map(str.isdigit, cell))]
+    some = texts[:: max(1, len(texts) // 20)]
+    likely = [each for each in _OTHERS if _share(some, each) > 0.5] if 2 * len(texts) > len(cells) else []
+    shares = {each: _share(texts, each) for each in likely}
+    return [each for each in likely if shares[each] > 0.5 and shares[each] == max(shares.values())]
+
+
+def _share(texts: Sequence[str], time_format: str) -> float:
+    return sum(formatted_time(text, time_format) is not None for text in texts) / max(1, len(texts))
 
 
 def writer_like(cells: Sequence[Any], time_format: str | None) -> Callable[[Stamp], str]:

@@ -66,6 +66,10 @@ def diagnose(
     about, on_progress = about or DiagnosisOptions(), on_progress or (lambda _: None)
     if not listed or not all(batch.size for batch in listed):
         raise UserError("there is nothing to diagnose: pass at least one batch, and no batch without rows")
+    if lacking := sum(int((~batch.present).any(-1).sum()) for batch in listed if batch.present is not None):
+        raise UserError(
+            f"gold is missing at {lacking} positions: errors by lead time need complete windows; pass those alone"
+        )
     kinds = {batch.is_discrete for batch in listed}
     if len(kinds) > 1:
         raise UserError("batches of ids and of values are mixed: diagnose them apart")

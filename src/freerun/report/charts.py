@@ -89,15 +89,14 @@ def leads(values: Sequence[float | None]) -> list[tuple[float, float]]:
 
 
 def ranges(windows: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
-    """Return a range of y for each channel, the same for all windows: past and gold, and a third more.
+    """Return a range of y for each channel, the same for all windows: past and gold as far as there, and a third more.
 
     >>> ranges([{"past": [[0.0]], "gold": [[1.0], [2.0]]}])
     [(-0.7, 2.7)]
     """
-    channels = zip(
-        *(map(float, row) for each in windows for part in ("past", "gold") for row in each[part]), strict=True
-    )
-    return [_widened(min(values), max(values), 0.35) for values in channels]
+    channels = zip(*(row for each in windows for part in ("past", "gold") for row in each[part]), strict=True)
+    there = [[float(value) for value in values if value is not None] for values in channels]
+    return [_widened(min(values, default=0.0), max(values, default=1.0), 0.35) for values in there]
 
 
 def _widened(low: float, high: float, share: float) -> tuple[float, float]:

@@ -241,5 +241,6 @@ def end_symbol(batches: Sequence[Batch]) -> int | None:
 def moments(batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
     """Means and standard deviations of the targets that count, (values,) each; 1 where they are all the same."""
     counted = torch.cat([batch.targets[batch.mask].double().cpu() for batch in batches])
-    spread = counted.std(0, correction=0)
-    return counted.mean(0), torch.where(spread > 0, spread, 1.0)
+    mean = counted.nanmean(0)
+    spread = (counted - mean).square().nanmean(0).sqrt()
+    return mean, torch.where(spread > 0, spread, 1.0)

@@ -23,6 +23,7 @@ from freerun.diagnostics.token_runs import answer_positions
 from freerun.errors import UserError
 from freerun.generation import Generated, draw_for, generate, point_prediction
 from freerun.keys import fold
+from freerun.methods.base import gold_outputs
 from freerun.metrics.outputs import first_divergence
 from freerun.metrics.table import BATCHES_OF_IDS, BATCHES_OF_VALUES, TaskReport
 from freerun.rollin.model import eval_mode, explained_errors, forward
@@ -340,14 +341,16 @@ def _value_scores(model: Any, batch: Batch, mean: Tensor, scale: Tensor) -> dict
     mask = batch.mask.gather(1, clipped) & (where < batch.time)
     index = clipped[..., None].expand(-1, -1, batch.targets.shape[2])
     gold = batch.targets.gather(1, index).double()
-    forced = point_prediction(model, forward(model, batch)).gather(1, index).double()
+    outputs, _ = gold_outputs(model, batch, draw_for(model))
+    forced = point_prediction(model, outputs).gather(1, index).double()
     free = run_freely(model, batch, None, key=fold(0, "forecast")).entries.double()
     gone = first_divergence((free - mean) / scale)
     leads = torch.arange(1, where.shape[1] + 1, device=free.device)
     lost = (gone > 0)[:, None] & (leads >= gone[:, None])
 
     def errors(outputs: Tensor, lost: Tensor | None = None) -> Tensor:
-        square = (((outputs - gold) / scale) ** 2).mean(-1).masked_fill(~mask, 0)
+        far = (((outputs - gold) / scale) ** 2).masked_fill(gold.isnan(), 0).sum(-1)
+        square = (far / (~gold.isnan()).sum(-1)).masked_fill(~mask, 0)
         return square if lost is None else square.masked_fill(lost & mask, math.inf)
 
     squares, positions = errors(free, lost), mask.sum(1)

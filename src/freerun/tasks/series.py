@@ -313,8 +313,13 @@ class SeriesTask(DataTask):
             long_series=data.free("test")[:_LONGEST],
             draw=draw_for(model, settings.draw),
         )
-        chosen = parts(evenly(data.windows("test"), items))
-        return f"{data.name}, test part", [data.window_batch("test", part) for part in chosen], options
+        complete, name = data.complete_windows("test"), f"{data.name}, test part"
+        if not complete:
+            raise UserError(f"{name}: a value is missing in every window, and a diagnosis is of complete ones")
+        if len(complete) < data.windows("test"):
+            name += f", {len(complete):,} of {data.windows('test'):,} windows, in which no value is missing"
+        chosen = parts([complete[n] for n in evenly(len(complete), items)])
+        return name, [data.window_batch("test", part) for part in chosen], options
 
 
 @lru_cache(1)

@@ -12,12 +12,13 @@ import numpy as np
 
 from freerun.data.files import Array
 from freerun.data.series.options import SeriesOptions, with_targets
-from freerun.data.series.time_stamps import in_order
+from freerun.data.series.time_stamps import step_between
 from freerun.data.tables import DataTable
 from freerun.data.times import fitting_formats, formatted_time
 from freerun.errors import listed
 
 _COUNTERS = ("", "index", "id", "idx", "row", "rowid", "row_id", "no", "nr", "number", "level_0", "_id", "obs")
+_AS_THEY_COME = 'where they follow each other as they stand, set irregular = "ignore"'
 _FEW = 3
 """Rows that a column must have before it counts them, and series that a table must have more windows than."""
 
@@ -26,15 +27,18 @@ def chosen_columns(table: DataTable, options: SeriesOptions) -> tuple[SeriesOpti
     """The options with time and targets, notes on what was found and left out, and what is wrong."""
     options, notes, problems = _with_time(table, options)
     numeric = table.numeric()
-    if options.targets:
-        full, wrong = with_targets(options, table.columns, numeric, table.origin)
-        return full, notes, problems + wrong
     taken = {name for names in options.parts.values() for name in names}
     free = [name for name in numeric if name not in taken]
+    texts = [name for name in table.columns if name not in {*numeric, *taken}]
+    if options.targets:
+        full, wrong = with_targets(options, table.columns, numeric, table.origin)
+        if options.time is None and options.irregular == "error" and not problems + wrong:
+            wrong = _order(table, options, texts, [name for name in free if _counts(table, name, options)])
+        return full, notes, problems + wrong
     flags = [name for name in free if table.flags(name)]
     counters = [name for name in free if name not in flags and _counts(table, name, options)]
     left_out = {
-        "they do not hold numbers": [name for name in table.columns if name not in {*numeric, *taken}],
+        "they do not hold numbers": texts,
         "they are true or false": flags,
         "they count the rows": counters,
     }
@@ -42,8 +46,8 @@ def chosen_columns(table: DataTable, options: SeriesOptions) -> tuple[SeriesOpti
     if wrong and flags + counters:
         wrong = [f"{line}; name what is to be predicted with targets = [...]" for line in wrong]
     problems += wrong
-    if options.time is None and not problems:
-        problems += _order(table, options, left_out["they do not hold numbers"], counters)
+    if options.time is None and options.irregular == "error" and not problems:
+        problems += _order(table, options, texts, counters)
     notes += [f"not used, for {reason}: {listed(names)}" for reason, names in left_out.items() if names]
     return full, notes, problems
 
@@ -97,7 +101,7 @@ def _order(table: DataTable, options: SeriesOptions, texts: Sequence[str], count
         if len(numbers) > 1 and bool((np.diff(numbers) < 0).all()):
             problems.append(
                 f"{table.origin}: column {name!r} counts down, from {numbers[0]:.12g} to {numbers[-1]:.12g}: where the "
-                f"newest row stands first, set time = {name!r}, and rows are sorted by it; else name targets = [...]"
+                f"newest row stands first, set time = {name!r}, and rows are sorted by it; {_AS_THEY_COME}"
             )
     for name in texts:
         cells = table.values(name)
@@ -105,24 +109,25 @@ def _order(table: DataTable, options: SeriesOptions, texts: Sequence[str], count
         if options.series is None and (groups := _grouped(cells)):
             problems.append(
                 f"{table.origin}: column {name!r} holds {groups} names, in blocks or in turn: where each is a series, "
-                f"set series = {name!r}; where all rows are one series, name targets = [...]"
+                f"set series = {name!r}; {_AS_THEY_COME}"
             )
     return problems
 
 
 def _other_times(table: DataTable, name: str, cells: Sequence[Any]) -> list[str]:
-    """Whether a column holds times in another form than ISO's, and rows that are not in their order."""
-    formats = fitting_formats(cells) if all(isinstance(cell, str) for cell in cells) else []
+    """Whether a column holds times in another form than ISO's, and rows do not follow each other evenly by them."""
+    formats = fitting_formats(cells)
     for each in formats:
         stamps = [stamp for cell in cells if (stamp := formatted_time(cell, each)) is not None]
-        if not in_order(stamps)[1] and len(set(stamps)) == len(stamps):
+        step = step_between(stamps)
+        if len(stamps) == len(cells) and step and all(step.between(*pair) == 1 for pair in pairwise(stamps)):
             return []
     if not formats:
         return []
     meant = " or ".join(f'time_format = "{each}"' for each in formats[:2])
     return [
-        f"{table.origin}: rows are not in the order of column {name!r}: where it holds their times, set time = "
-        f"{name!r} and {meant}, and rows are sorted by it; else name targets = [...]"
+        f"{table.origin}: rows are not in even order of column {name!r}: where it holds their times, set time = "
+        f"{name!r} and {meant}, and rows are sorted by it; {_AS_THEY_COME}"
     ]
 
 

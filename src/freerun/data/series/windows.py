@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -426,9 +427,25 @@ class SeriesData:
         return self.codec.batch(block, present=present)
 
     def free(self, split: str) -> Tensor:
-        """Return (time, values): the longest series of a split, normalised, for long free runs."""
-        longest = max(part_of(self.segments, split), key=lambda part: part.end - part.begin)
-        return self._table[longest.begin : longest.end, : self.codec.values]
+        """Return (time, values): the longest series of a split without gaps, normalised, for long free runs."""
+        longest = max((self.complete(part) for part in part_of(self.segments, split)), key=len)
+        return self._table[longest.start : longest.stop, : self.codec.values]
+
+    def complete(self, part: Segment) -> range:
+        """The longest stretch of a segment in which no target is missing."""
+        if self.present is None:
+            return range(part.begin, part.end)
+        there = self.present[part.begin : part.end].all(1)
+        ends = [-1, *(~there).nonzero()[:, 0].tolist(), len(there)]
+        first, end = max(pairwise(ends), key=lambda pair: pair[1] - pair[0])
+        return range(part.begin + first + 1, part.begin + end)
+
+    def complete_windows(self, split: str) -> list[int]:
+        """Windows of a split in whose horizon no target is missing."""
+        if self.present is None:
+            return list(range(self.windows(split)))
+        rows = self.starts[split][:, None] + torch.arange(self.codec.past, self.codec.past + self.codec.horizon)
+        return self.present[rows].flatten(1).all(1).nonzero()[:, 0].tolist()
 
     @cached_property
     def fingerprint(self) -> str:
