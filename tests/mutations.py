@@ -24,6 +24,9 @@ COUNTED = _PREDICTIONS + "test_settings_that_count_a_prompt_do_not_count_its_pad
 LANGUAGES = _PREDICTIONS + "test_languages_by_row"
 UNITS = "tests/test_hf_holes.py::test_schedules_count_steps_samples_and_epochs"
 INSIDE = "tests/test_hf_holes.py::test_an_encoder_runs_inside_the_wrapper_where_it_has_a_gradient"
+_MEDIA = "tests/test_hf_media.py::"
+LEFT = _MEDIA + "test_padding_on_the_left_comes_back_with_the_models_own_positions"
+IMAGES = _MEDIA + "test_mixed_histories_are_the_full_prefix_oracles"
 END = _TRAPS + "test_an_end_symbol_that_the_model_says_ends_nothing"
 
 
@@ -216,4 +219,21 @@ MUTATIONS: tuple[Mutation, ...] = (
              tuple(f"{UNITS}[sample-{split}]" for split in ("(8, 1)", "(2, 4)")), each=True),
     Mutation("a schedule of epochs stands still", "MethodRunner._step", "epoch=self.trainer.state.epoch or 0.0",
              "epoch=0.0", tuple(f"{UNITS}[epoch-{split}]" for split in ("(8, 1)", "(2, 4)")), each=True),
+    Mutation("positions are counted over images", "CausalModel.inputs", " and self.from_zero:", ":",
+             (LEFT + "[qwen2_vl]", LEFT + "[qwen3_vl]"), each=True),
+    Mutation("images of other rows", "entries_of", "first = counts.cumsum(0) - counts", "first = counts * 0",
+             (IMAGES + "[llava-greedy]", IMAGES + "[qwen2_vl-greedy]"), each=True),
+    Mutation("what comes before an image is replaced", "CausalModel.batch", "if media.known is not None:", "if False:",
+             (_MEDIA + "test_what_is_learnt_before_an_image_counts_and_is_not_replaced",)),
+    Mutation("an earlier call's images move positions", "HuggingFaceModel.forget_images",
+             "self.inner.base_model.rope_deltas = None", "pass",
+             (_MEDIA + "test_an_earlier_calls_images_move_no_positions",)),
+    Mutation("an own start of vision is taken for an image's", "HuggingFaceModel._own_marks",
+             "stands | torch.isin(history, history.new_tensor(media.marks)) & after & batch.replaceable[:, :-1]",
+             "stands", (_MEDIA + "test_a_start_of_vision_among_own_entries_stands_for_itself",)),
+    Mutation("an encoded source of other rows", "Encoded.select", "Encoded(self.kind, {name: part[rows]",
+             "Encoded(self.kind, {name: part.flip(0)[rows]",
+             (MIXED + "[whisper-sample]", MIXED + "[t5-sample]", MIXED + "[bert2gpt2-sample]"), each=True),
+    Mutation("a recurrent cache is written in place", "_copied", "else copy.deepcopy(cache)", "else copied",
+             (STATES + "[mamba]",)),
 )  # fmt: skip
