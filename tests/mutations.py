@@ -94,7 +94,7 @@ MUTATIONS: tuple[Mutation, ...] = (
              'input_ids": torch.cat([context.first, context.first, history[:, :-1]], 1)}',
              (ONE + "[gpt2-float64]", ZERO + "[gpt2]")),
     Mutation("no shift in a decoder", "EncoderDecoder.batch", "history = torch.cat([fed[:, 1:], targets[:, -1:]], 1)",
-             "history = fed.clone()", (ONE + "[bart-float64]", ZERO + "[bart]")),
+             "history = fed.clone()", (ONE + "[bart-float64]", ZERO + "[bart]", ZERO + "[whisper]")),
     Mutation("the start symbol is dropped", "EncoderDecoder.batch", "context = SourceContext(fed[:, :1],",
              "context = SourceContext(fed[:, :1] * 0,", (ONE + "[bart-float64]", ZERO + "[mbart]")),
     Mutation("a language's id is a start symbol like others", "EncoderDecoder.shifted",
@@ -231,9 +231,6 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation("an own start of vision is taken for an image's", "HuggingFaceModel._own_marks",
              "stands | torch.isin(history, history.new_tensor(media.marks)) & after & batch.replaceable[:, :-1]",
              "stands", (_MEDIA + "test_a_start_of_vision_among_own_entries_stands_for_itself",)),
-    Mutation("an encoded source of other rows", "Encoded.select", "Encoded(self.kind, {name: part[rows]",
-             "Encoded(self.kind, {name: part.flip(0)[rows]",
-             (MIXED + "[whisper-sample]", MIXED + "[t5-sample]", MIXED + "[bert2gpt2-sample]"), each=True),
-    Mutation("a recurrent cache is written in place", "_copied", "else copy.deepcopy(cache)", "else copied",
-             (STATES + "[mamba]",)),
+    Mutation("recurrent states are written in place", "_copied", "copy.copy(layer) if _grows(layer) else "
+             "copy.deepcopy(layer)", "copy.copy(layer)", (STATES + "[mamba]", STATES + "[lfm2]"), each=True),
 )  # fmt: skip
