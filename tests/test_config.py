@@ -23,10 +23,12 @@ from tiny_recipes import TOY, changed, write
 NEEDS_PATH = (
     "char-lm",
     "etth1",
+    "exchange",
     "finetune-pairs",
     "finetune-completions",
     "g2p-cmudict",
     "g2p-sigmorphon",
+    "many-series",
     "translate",
 )
 
