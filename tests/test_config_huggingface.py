@@ -59,7 +59,7 @@ def test_a_recipe_is_read_whole(recipe):
 NOT_ALLOWED = [
     ("data.dev=0", "dev must be a file, or a share above 0 and up to 0.5; got 0.0"),
     ("data.source=a", "source does not go with what else is named (source): name source and target, prompt and"),
-    ("data.format=xml", "`format` must be one of jsonl, json, csv, tsv, parquet, txt, datasets, none; got"),
+    ("data.format=xml", "`format` must be one of jsonl, json, csv, tsv, parquet, arrow, txt, datasets, none; got"),
     ("data.too_long=keep", "`too_long` must be one of error, drop, cut"),
     ("data.max_source=0", "`max_source` must be at least 1; got 0"),
     ('data={kind="records"}', "`path` is missing: the file, folder or data set with the training records"),

@@ -168,10 +168,11 @@ def _explained(rows: Iterable[tuple[str, str, str, str]]) -> list[str]:
     lines: list[str] = []
     for key, value, default, meaning in rows:
         needed = "required" if default == "none: it is required" else f"default {default}"
-        lines += [
-            f"{key} ({value}; {needed})",
-            *textwrap.wrap(meaning, max(40, width_of(sys.stdout) - 4), initial_indent="  ", subsequent_indent="  "),
-        ]
+        width = max(40, width_of(sys.stdout) - 4)
+        text = textwrap.wrap(
+            meaning, width, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False
+        )  # a value such as "ja-mecab" stays whole
+        lines += [f"{key} ({value}; {needed})", *text]
     return lines
 
 
