@@ -133,7 +133,7 @@ class ParallelSection(ParallelOptions):
         """Return which fields do not go together, a line each."""
         if self.path is None and not self.files:
             yield missing_path(
-                "the folder of the train, dev and test files of both languages, or the file of both", "PATH"
+                "the folder of the train, dev and test files of both languages, or the file of both", "FOLDER"
             )
         else:
             yield from file_problems(self.path, self.files)
