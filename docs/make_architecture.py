@@ -20,7 +20,7 @@ ROWS = (
     ("from files to results", ("recipes", "comparison")),
     ("training", ("tasks", "training", "integrations")),
     ("plug-ins", ("models", "data")),
-    ("the literature", ("methods", "generation", "checks", "diagnostics")),
+    ("the literature", ("methods", "decoding", "generation", "checks", "diagnostics")),
     ("kernel", ("rollin", "transforms")),
     ("pure functions", ("schedules", "gates", "draws", "objectives", "regression", "metrics")),
     ("foundations", ("errors", "terminal", "arguments", "signals", "batch", "types", "keys", "distributions")),

@@ -398,3 +398,78 @@ def test_an_entry_that_counts_in_the_loss_is_predicted_and_not_read():
         ours = generate(Tree(4), Batch(ids, ids, every, context=torch.ones(1).long(), eligible=eligible), length=3)
         blank = Batch(ids * 0, ids * 0, every, context=torch.ones(1).long())
         assert torch.equal(ours.scores, generate(Tree(4), blank, length=3).scores)
+
+
+def same_as_one_call(model, batch: Batch, parts: tuple[int, ...], **options) -> None:
+    """Entries, lengths and scores of a stream are those of one call, to the bit; a state may be gone on from twice."""
+    whole = generate(model, batch, length=sum(parts), **options)
+    found, state, made = [], True, 0
+    for length in parts:
+        one = generate(model, batch, length=length, state=state, **options)
+        if state is not True:
+            again = generate(model, batch, length=length, state=state, **options)
+            assert torch.equal(one.entries, again.entries)
+        found.append(one)
+        state, made = one.state, made + length
+        lengths = sum(each.lengths for each in found)
+        assert torch.equal(lengths, whole.lengths.clamp_max(made))
+    axis = 2 if options.get("num_samples", 1) > 1 else 1
+    assert torch.equal(torch.cat([each.entries for each in found], axis), whole.entries)
+    torch.testing.assert_close(sum(each.scores for each in found), whole.scores, rtol=1e-12, atol=1e-12)
+    assert whole.state is None
+
+
+@pytest.mark.parametrize("parts", [(3, 5), (1, 1, 6), (7, 1)])
+@pytest.mark.parametrize("draw", ["greedy", "sample"])
+@pytest.mark.parametrize("kind", MODELS)
+def test_two_calls_make_the_entries_of_one(kind, draw, parts):
+    model, batch = MODELS[kind](), prompted(kind, PROMPTS if kind in LANGUAGE_MODELS else PROMPTS * 0)
+    for end in (None, 0, (0, 2)):
+        same_as_one_call(model, batch, parts, draw=draw, end=end, key=4)
+    if kind != "tree" and draw == "sample":
+        same_as_one_call(model, batch, parts, draw=draw, end=0, key=4, num_samples=3)
+
+
+def one_step_map() -> fr.models.OneStepMap:
+    return fr.models.OneStepMap(torch.nn.Sequential(torch.nn.Linear(2, 6), torch.nn.Tanh(), torch.nn.Linear(6, 2)))
+
+
+VALUES = {
+    "plain": lambda: fr.models.PlainForecaster(2, size=6),
+    "lstm": lambda: fr.models.PlainForecaster(2, size=6, cell="lstm"),
+    "transformer": lambda: fr.models.TransformerForecaster(2, size=8, heads=2, layers=2),
+    "plrnn": lambda: fr.models.ShallowPLRNN(2, size=9),
+    "gaussian": lambda: fr.models.PlainForecaster(2, size=6, head="gaussian"),
+    "scaled": lambda: fr.models.WindowScaled(fr.models.RecurrentForecaster(2, size=6), values=2, centre="last"),
+    "map": one_step_map, "forward only": lambda: ForwardOnly(fr.models.PlainForecaster(2, size=6)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", VALUES)
+def test_two_calls_make_the_values_of_one(kind):
+    torch.manual_seed(0)
+    model, x = VALUES[kind]().double(), torch.randn(4, 7, 2, dtype=torch.float64)
+    known = 0 if kind in ("map", "scaled") else 3
+    own = (torch.arange(7) >= known).expand(4, -1)
+    batch = Batch(x, x, own, eligible=own, context={"map": x[:, 0], "scaled": {"past": x[:, :1]}}.get(kind))
+    for draw in ("gaussian", fr.draws.Expected("gaussian")) if kind == "gaussian" else ("greedy",):
+        for parts in ((3, 4), (1, 1, 5)):
+            same_as_one_call(model, batch, parts, key=4, draw=draw)
+    if kind == "gaussian":
+        same_as_one_call(model, batch, (2, 4), draw="gaussian", num_samples=3)
+
+
+def test_what_cannot_be_gone_on_from_is_refused():
+    model, batch = language_model(), prompted("rope", PROMPTS)
+    first = generate(model, batch, length=2, state=True)
+    assert repr(first.state) == "Stream(5 rows, 2 entries each)"
+    refused("state is that of another model", generate, recurrent(), batch, length=2, state=first.state)
+    few = batch.select(torch.arange(2))
+    refused("state is of 5 rows; the batch has 2", generate, model, few, length=2, state=first.state)
+    refused("state must be True, or the state of a result; got dict", generate, model, batch, length=2, state={})
+    refused("beam search keeps no state", generate, model, batch, length=2, state=True, beams=2)
+    more = {"draw": "sample", "num_samples": 2, "state": first.state}
+    refused("state has num_samples = 1; got 2", generate, model, batch, length=2, **more)
+    short = TransformerLM(VOCAB, size=8, layers=1, heads=2, max_positions=6)
+    begun = generate(short, prompted("rope", PROMPTS * 0), length=5, state=True)
+    refused("max_positions", generate, short, prompted("rope", PROMPTS * 0), length=5, state=begun.state)

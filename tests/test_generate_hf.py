@@ -4,9 +4,13 @@ import pytest
 import torch
 from torch import Tensor
 
+import freerun as fr
+from builders import refused
 from converted import BOS, END, PAD, VOCAB, language_model, llama, pegasus, translator
 from freerun.batch import Batch
-from freerun.generation import generate, prompt_lengths, start_decoding
+from freerun.decoding import prompt_lengths, start_decoding
+from freerun.generation import generate
+from test_generate import same_as_one_call
 
 LENGTH = 8
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
@@ -155,3 +159,14 @@ def test_the_head_of_an_adapted_model_computes_what_is_used_and_nothing_twice(fa
         computed.clear()
         method.transform(m, batch, 0, 1)
         assert replaced <= sum(computed) <= replaced + 1  # or one more, for the width of the outputs
+
+
+@pytest.mark.parametrize("draw", ["greedy", "sample"])
+def test_a_stream_of_an_adapted_model_is_one_run(draw):
+    hf = llama(False, torch.float64)
+    model = fr.hf.adapt(hf)
+    inputs = their_prompts()
+    batch = model.batch(**inputs)
+    same_as_one_call(model, batch, (3, 1, 4), draw=draw, end=END, key=2)
+    hf.generation_config.repetition_penalty = 1.3
+    refused("follows rules of its own generation_config", generate, model, batch, length=2, end=END, state=True)

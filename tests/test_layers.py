@@ -15,7 +15,7 @@ ROWS = [
     ["errors", "terminal", "arguments", "signals", "batch", "types", "keys", "distributions"],
     ["schedules", "gates", "draws", "objectives", "regression", "metrics"],
     ["rollin", "transforms"],
-    ["methods", "generation", "checks", "diagnostics"],
+    ["methods", "decoding", "generation", "checks", "diagnostics"],
     ["models", "data"],
     ["tasks", "training", "integrations"],
     ["recipes", "comparison"],

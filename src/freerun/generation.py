@@ -3,131 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Never, Protocol, cast
+from dataclasses import dataclass, replace
+from typing import Any, Never, cast
 
 import torch
 from torch import Tensor
 
 from freerun.arguments import at_least, between, brief, field_problems, unknown_argument
 from freerun.batch import Batch
+from freerun.decoding import DecodingState, Run, Stream, blank_batch, lockstep_groups, prompt_lengths, start_decoding
 from freerun.distributions import HEADS
 from freerun.draws import DRAWS, Draw, Greedy, Point, check_width, is_plain, resolve
 from freerun.errors import DivergedError, UserError, refuse, whole
 from freerun.keys import fold
 from freerun.rollin.model import (
     call_problems,
-    checked_rows,
     eval_mode,
     explained_errors,
-    forward,
     has,
     refuse_sharded,
     stepping,
     uncached_autocast,
     unwrap,
 )
-from freerun.types import Cached, Encoder, GenerationDefaults, Reader, Ruled, Rules, Stepper
-
-
-def prompt_lengths(batch: Batch) -> Tensor:
-    """(batch,) how many entries at a row's beginning are known: neither eligible nor in the mask."""
-    return (~(batch.replaceable | batch.mask)).long().cumprod(1).sum(1)
-
-
-def lockstep_groups(model: Any, prompts: Tensor) -> list[Tensor]:
-    """Rows that go on side by side: all, or those with prompts of one length where a model steps in lockstep."""
-    if has(model, Cached) or not has(model, Stepper):
-        return [torch.arange(len(prompts), device=prompts.device)]
-    return [(prompts == length).nonzero().squeeze(1) for length in prompts.unique()]
-
-
-def blank_batch(batch: Batch, prompts: Tensor, length: int) -> Batch:
-    """The context and the first ``prompts`` (rows,) entries, and ``length`` more; all others are 0."""
-    longest = int(prompts.max())
-    known = torch.arange(longest + length, device=prompts.device) < prompts[:, None]
-    history = batch.history.new_zeros(batch.size, longest + length, *batch.history.shape[2:])
-    history[known] = batch.history[:, :longest][known[:, :longest]]
-    blank = batch.made(weights=None, eligible=None, rows=batch.row_numbers)
-    return blank.made(targets=torch.zeros_like(history), history=history, mask=~known)
-
-
-def start_decoding(model: Any, batch: Batch, prompts: Tensor, length: int) -> DecodingState:
-    """Start from the context and the first ``prompts`` (rows,) entries; everything else that the model reads is 0."""
-    begun = blank_batch(batch, prompts, length)
-    if has(model, Encoder):
-        begun = model.encode(begun)
-    return _Steps(model, begun, prompts) if has(model, Stepper) else _Forwards(model, begun, prompts)
-
-
-class DecodingState(Protocol):
-    """A model in the middle of decoding: predict the next position; go on with rows picked, repeated or dropped."""
-
-    def predict(self) -> Tensor:
-        """(n, vocab) or (n, value): the output at each row's next position."""
-        ...
-
-    def advance(self, entries: Tensor, rows: Tensor | None) -> None:
-        """Go on with these rows (None: all), each with its entry ((m,) or (m, value))."""
-        ...
-
-    def repeat(self, rows: Tensor) -> None:
-        """Go on from here with these rows, repeated or dropped."""
-        ...
-
-
-class _Steps:
-    """Decoding by the model's own steps."""
-
-    def __init__(self, model: Stepper, batch: Batch, prompts: Tensor) -> None:
-        self.model, self.size = model, batch.size
-        self.state = model.start(batch)
-        longest = int(prompts.max())
-        prompt = batch.history[:, :longest]
-        if longest and has(model, Cached):
-            known = torch.arange(longest, device=prompts.device) < prompts[:, None]
-            self.state, _ = model.advance(self.state, model.embed(prompt[known]), prompts)
-        elif longest and has(model, Reader):
-            self.state = model.read(self.state, model.embed(prompt))
-        elif longest:
-            for inputs in model.embed(prompt).unbind(1):
-                self.state = model.step(self.state, inputs)
-
-    def predict(self) -> Tensor:
-        return checked_rows(self.model.output(self.state), self.size)
-
-    def repeat(self, rows: Tensor) -> None:
-        self.state, self.size = self.model.select(self.state, rows), rows.numel()
-
-    def advance(self, entries: Tensor, rows: Tensor | None) -> None:
-        unchanged = rows is None or (len(rows) == self.size and torch.equal(rows, torch.arange(self.size).to(rows)))
-        if rows is not None and not unchanged:
-            self.repeat(rows)
-        self.state = self.model.step(self.state, self.model.embed(entries))
-
-
-class _Forwards:
-    """Decoding by forwards over a growing history."""
-
-    def __init__(self, model: Any, batch: Batch, prompts: Tensor) -> None:
-        self.model, self.batch, self.done = model, batch, prompts
-
-    def predict(self) -> Tensor:
-        now = int(self.done.max()) + 1
-        history = self.batch.history[:, :now]
-        begun = self.batch.made(targets=torch.zeros_like(history), history=history, mask=self.batch.mask[:, :now])
-        return forward(self.model, begun)[torch.arange(len(self.done), device=history.device), self.done]
-
-    def repeat(self, rows: Tensor) -> None:
-        self.batch, self.done = self.batch.select(rows), self.done[rows]
-
-    def advance(self, entries: Tensor, rows: Tensor | None) -> None:
-        if rows is not None:
-            self.repeat(rows)
-        # out of place: a model may have kept the tensor that it read
-        history = self.batch.history.clone()
-        history[torch.arange(len(self.done), device=history.device), self.done] = entries.to(history.dtype)
-        self.batch, self.done = self.batch.made(history=history), self.done + 1
+from freerun.types import GenerationDefaults, Ruled, Rules
 
 
 def log_probs(outputs: Tensor, ends: Sequence[int]) -> Tensor:
@@ -154,6 +53,7 @@ class Generated:
             the model itself (no temperature, truncation or length penalty in it; what its own generation forces or
             forbids is); 0 for values. Where the model allows fewer than n_best hypotheses, the missing ones have
             length 0 and score -inf.
+        state: with ``state=True``, or where the run has gone on from one: what the next call goes on from.
     """
 
     __repr__ = brief
@@ -161,6 +61,7 @@ class Generated:
     entries: Tensor
     lengths: Tensor
     scores: Tensor
+    state: Stream | None = None
 
 
 @dataclass(frozen=True)
@@ -239,7 +140,8 @@ class _Pool:
         """The n_best of each row; without the hypothesis axis for one."""
         best = self.options.n_best
         parts = (self.entries[:, :best], self.lengths[:, :best], self.scores[:, :best])
-        return Generated(*(part[:, 0] if best == 1 else part for part in parts))
+        entries, lengths, scores = (part[:, 0] if best == 1 else part for part in parts)
+        return Generated(entries, lengths, scores)
 
 
 Allowed = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -352,6 +254,7 @@ def generate(
     length_penalty: float | None = None,
     n_best: int = 1,
     num_samples: int = 1,
+    state: Stream | bool = False,
     **unknown: Never,
 ) -> Generated:
     """Run a model freely: each output becomes the next input.
@@ -397,6 +300,10 @@ def generate(
         n_best: how many hypotheses of the beam to return.
         num_samples: how many runs of every row to draw, side by side (2**16 at most): the first is that of
             ``num_samples=1``, each further one has noise of its own, and more of them change none.
+        state: True keeps where the run stands, in the result's ``state``, and such a state goes on from there: calls of
+            lengths a and b make the entries of one of a + b, at the same draw, key and end; lengths and scores are
+            those of each call's entries (0 in a row that had ended). Not for beams, nor with rules of the model's own
+            generation.
 
     Raises:
         UserError: for arguments out of range, all at once; for sharded parameters.
@@ -417,6 +324,13 @@ def generate(
     >>> ids = torch.tensor([[1, 0, 0]])
     >>> generate(Count(), Batch(ids, ids, torch.tensor([[False, True, True]])), length=2).entries
     tensor([[2, 0]])
+
+    A stream: three entries, then two more.
+
+    >>> count, nothing = Count(), Batch(blank, blank, blank == 0)
+    >>> first = generate(count, nothing, length=3, state=True)
+    >>> first.entries, generate(count, nothing, length=2, state=first.state).entries
+    (tensor([[1, 2, 0]]), tensor([[1, 2]]))
 
     What it is not: a way to feed anything after the prompt. An entry in the mask is generated, whatever ``eligible``
     is there.
@@ -443,11 +357,23 @@ def generate(
     if not problems and n_best > beams:
         problems.append(f"n_best must not exceed beams = {beams}; got {n_best}: raise beams")
     problems += _kind_problems(batch, options, draw)
+    problems += _state_problems(state, inner, batch, options)
     if whole(key) is None:
         problems.append(f"key must be a whole number; got {key!r}")
     refuse(problems)
     with explained_errors(model):
-        return _generate(inner, batch, options, draw, key)
+        return _generate(inner, batch, options, draw, key=key, state=state)
+
+
+def _state_problems(state: Any, model: Any, batch: Batch, options: GenerateOptions) -> list[str]:
+    if state is False:
+        return []
+    if state is not True and not isinstance(state, Stream):
+        return [f"state must be True, or the state of a result; got {type(state).__name__}"]
+    beams = options.beams
+    if isinstance(beams, int) and beams > 1:
+        return [f"beam search keeps no state, as its beams are compared at their end; use beams=1, got {beams}"]
+    return state.problems(model, batch, options.num_samples) if isinstance(state, Stream) else []
 
 
 def _ends(end: Any) -> tuple[Any, ...]:
@@ -484,62 +410,84 @@ def _kind_problems(batch: Batch, options: GenerateOptions, draw: str | Draw) -> 
     return problems
 
 
-def _generate(model: Any, batch: Batch, options: GenerateOptions, draw: str | Draw, key: int) -> Generated:
+def _generate(
+    model: Any, batch: Batch, options: GenerateOptions, draw: str | Draw, *, key: int, state: Stream | bool
+) -> Generated:
     refuse_sharded(model, "generate calls a model as long as a row goes on", "pass an unsharded model")
     chosen = Point() if draw == "greedy" and not batch.is_discrete else resolve(draw)
     with torch.no_grad(), eval_mode(model), uncached_autocast(batch.history.device):
         steps = stepping(model)
-        groups = lockstep_groups(steps, prompt_lengths(batch))
-        if len(groups) == 1:
-            return _in_lockstep(steps, batch, options, chosen, key)
-        parts = [_in_lockstep(steps, batch.select(rows), options, chosen, key) for rows in groups]
-        order = torch.cat(groups).argsort()
-        names = (each.name for each in fields(Generated))
-        return Generated(*(torch.cat([getattr(part, name) for part in parts])[order] for name in names))
+        if isinstance(state, Stream):
+            groups, runs = state.groups, [run.resumed() for run in state.runs]
+        else:
+            groups = lockstep_groups(steps, prompt_lengths(batch))
+            each = [batch] if len(groups) == 1 else [batch.select(rows) for rows in groups]
+            runs = [_begun(steps, part, options) for part in each]
+        parts = [_in_lockstep(steps, run, options, chosen, key, keep=state is not False) for run in runs]
+        found = parts[0]
+        if len(parts) > 1:
+            order, names = torch.cat(list(groups)).argsort(), ("entries", "lengths", "scores")
+            entries, lengths, scores = (torch.cat([getattr(part, name) for part in parts])[order] for name in names)
+            found = Generated(entries, lengths, scores)
+        stream = None if state is False else Stream(model, groups, runs, batch.size, options.num_samples)
+        return replace(found, state=stream)
 
 
-def _in_lockstep(model: Any, batch: Batch, options: GenerateOptions, draw: Draw, key: int) -> Generated:
-    prompts, size = prompt_lengths(batch), batch.size
+def _begun(model: Any, batch: Batch, options: GenerateOptions) -> Run:
+    """A run of rows side by side before its first entry, of several samples each row as often."""
+    prompts = prompt_lengths(batch)
     decoding = start_decoding(model, batch, prompts, options.length)
     if options.num_samples > 1:
-        rows = torch.arange(size, device=prompts.device).repeat_interleave(options.num_samples)
-        numbers = torch.arange(options.num_samples, device=prompts.device).repeat(size) * _APART
+        rows = torch.arange(batch.size, device=prompts.device).repeat_interleave(options.num_samples)
+        numbers = torch.arange(options.num_samples, device=prompts.device).repeat(batch.size) * _APART
         batch, prompts = batch.select(rows), prompts[rows]
         batch = batch.made(rows=batch.row_numbers + numbers)
         decoding.repeat(rows)
+    return Run(decoding, batch, prompts)
+
+
+def _in_lockstep(model: Any, run: Run, options: GenerateOptions, draw: Draw, key: int, *, keep: bool) -> Generated:
+    batch, prompts, made = run.batch, run.prompts, run.made
     allowed = _allowed(model, batch, prompts, options, sampled=is_plain(draw))
+    if keep and allowed is not None:
+        raise UserError(
+            f"state: {type(model).__name__} follows rules of its own generation_config, some of which depend on the "
+            "full length: use one call, or a generation_config without rules"
+        )
     if options.beams > 1:
-        return beam_search(decoding, size, options, allowed)
+        return beam_search(run.decoding, batch.size, options, allowed)
 
     def choose(outputs: Tensor, rows: Tensor, t: int) -> Tensor:
         # the key of a roll-in at step 0
-        noise = draw.noise(fold(key, "draw", 0), batch.row_numbers[rows], prompts[rows] + t, outputs.shape[-1])
+        noise = draw.noise(fold(key, "draw", 0), batch.row_numbers[rows], prompts[rows] + made + t, outputs.shape[-1])
         return draw.choose(outputs, noise)
 
-    every = torch.arange(batch.size, device=prompts.device)
     if batch.is_discrete:
-        made = _ids(decoding, every, options, choose, allowed)
+        found = _ids(run, options, choose, allowed)
     else:
-        check_width(draw, decoding.predict(), batch.history.shape[2])
-        made = _values(decoding, every, options.length, choose)
+        check_width(draw, run.decoding.predict(), batch.history.shape[2])
+        found = _values(run, options.length, choose)
+    run.made += options.length
     if options.num_samples == 1:
-        return made
-    return Generated(*(getattr(made, each.name).unflatten(0, (size, -1)) for each in fields(Generated)))
+        return found
+    parts = (found.entries, found.lengths, found.scores)
+    entries, lengths, scores = (part.unflatten(0, (-1, options.num_samples)) for part in parts)
+    return Generated(entries, lengths, scores)
 
 
-_KNOWN = ("length", "end", "beams", "draw", "key", "length_penalty", "n_best", "num_samples")
+_KNOWN = ("length", "end", "beams", "draw", "key", "length_penalty", "n_best", "num_samples", "state")
 _APART = 2**44  # between the numbers that the noise of a row's samples is made by; rows' own lie below it
 
 
-def _values(
-    decoding: DecodingState, rows: Tensor, length: int, choose: Callable[[Tensor, Tensor, int], Tensor]
-) -> Generated:
+def _values(run: Run, length: int, choose: Callable[[Tensor, Tensor, int], Tensor]) -> Generated:
     """Free runs of values."""
     entries: list[Tensor] = []
+    rows = torch.arange(run.batch.size, device=run.prompts.device)
     for t in range(length):
-        entries.append(choose(decoding.predict(), rows, t))
-        if t + 1 < length:
-            decoding.advance(entries[t], None)
+        if run.last is not None:
+            run.decoding.advance(run.last, None)
+        run.last = choose(run.decoding.predict(), rows, t)
+        entries.append(run.last)
     return Generated(torch.stack(entries, 1), torch.full_like(rows, length), entries[0].new_zeros(len(rows)))
 
 
@@ -562,20 +510,27 @@ def _allowed(model: Any, batch: Batch, prompts: Tensor, options: GenerateOptions
 
 
 def _ids(
-    decoding: DecodingState,
-    rows: Tensor,
-    options: GenerateOptions,
-    choose: Callable[[Tensor, Tensor, int], Tensor],
-    allowed: Allowed | None,
+    run: Run, options: GenerateOptions, choose: Callable[[Tensor, Tensor, int], Tensor], allowed: Allowed | None
 ) -> Generated:
     """Greedy and sampling; rows that have ended leave once a quarter of those still carried has."""
-    size, device = rows.numel(), rows.device  # rows: those still carried
+    size, device, decoding = run.batch.size, run.prompts.device, run.decoding
     fill = options.fill
     entries = torch.full((size, options.length), fill, dtype=torch.int64, device=device)
-    lengths = torch.full((size,), options.length, device=device)
-    scores: Tensor | None = None
-    open_ = torch.ones_like(rows, dtype=torch.bool)  # of these, not ended
+    rows = torch.arange(size, device=device) if run.rows is None else run.rows  # those still carried
+    open_ = torch.ones_like(rows, dtype=torch.bool) if run.still_open is None else run.still_open  # of these, not ended
+    lengths = torch.zeros(size, dtype=torch.int64, device=device)
+    lengths[rows[open_]] = options.length
+    scores = None if run.dtype is None else torch.zeros(size, dtype=run.dtype, device=device)
+    chosen = run.last
     for t in range(options.length):
+        if chosen is not None:
+            going = int(open_.sum())
+            if going == 0:
+                break
+            picked = open_.nonzero().squeeze(1) if going <= 0.75 * rows.numel() else None
+            if picked is not None:
+                rows, chosen, open_ = rows[picked], chosen[picked], open_[picked]
+            decoding.advance(chosen, picked)
         outputs = decoding.predict()
         if allowed is not None:
             outputs = allowed(outputs, rows, entries[rows, :t])
@@ -589,12 +544,6 @@ def _ids(
             ended = open_ & options.ending(chosen)
             lengths[rows[ended]] = t
             open_ = open_ & ~ended
-        going = int(open_.sum())
-        if going == 0 or t + 1 == options.length:
-            break
-        picked = open_.nonzero().squeeze(1) if going <= 0.75 * rows.numel() else None
-        if picked is not None:
-            rows, chosen, open_ = rows[picked], chosen[picked], open_[picked]
-        decoding.advance(chosen, picked)
     assert scores is not None
+    run.rows, run.still_open, run.last, run.dtype = rows, open_, chosen, scores.dtype
     return Generated(entries, lengths, scores)
