@@ -108,14 +108,15 @@ def compare(model: nn.Module, method, batch: fr.Batch, expected: tuple[Tensor, T
 
 
 @pytest.mark.parametrize("name", STEPPERS)
-@pytest.mark.parametrize("gradient", ["full", "none", 1, 3])
+@pytest.mark.parametrize("gradient", ["full", "checkpointed", "none", 1, 3])
 @pytest.mark.parametrize("ratio", [0.0, 0.4, 1.0])
 def test_scheduled_sampling_equals_the_loop(name, gradient, ratio):
     layout, model = models()[name]
     batch = batch_of(layout)
     keep = coins("token", batch, ratio, KEY, STEP)
     method = fr.scheduled_sampling(ratio, gradient=gradient)
-    compare(model, method, batch, literal(model, batch, keep.double(), gradient))
+    asked = "full" if gradient == "checkpointed" else gradient
+    compare(model, method, batch, literal(model, batch, keep.double(), asked))
 
 
 @pytest.mark.parametrize("name", STEPPERS)
@@ -140,18 +141,20 @@ def test_the_methods_of_values_equal_the_loop(name):
 
 
 @pytest.mark.parametrize("name", STEPPERS)
-@pytest.mark.parametrize("std", [0.5, "matched"])
-def test_noise_falls_on_what_is_there_and_own_output_stands_in_for_the_rest(name, std):
+@pytest.mark.parametrize(("std", "walk"), [(0.5, None), ("matched", None), (0.5, "values")])
+def test_noise_falls_on_what_is_there_and_own_output_stands_in_for_the_rest(name, std, walk):
     layout, model = models()[name]
     batch = batch_of(layout)
-    method = fr.gaussian_noise(std, rate=0.6)
+    method = fr.gaussian_noise(std, rate=0.6, walk=walk)
     level = std
     if std == "matched":
         with torch.no_grad():
             outputs = gold_outputs(model, batch)[0]
         level = (outputs - batch.targets)[batch.replaceable].square().nanmean(0).sqrt()
     plain = complete(batch)
-    unit = fr.gaussian_noise(1.0, rate=0.6).transform(model, plain, step=STEP, key=KEY).history - plain.history
+    unit = (
+        fr.gaussian_noise(1.0, rate=0.6, walk=walk).transform(model, plain, step=STEP, key=KEY).history - plain.history
+    )
     noisy = batch.made(history=batch.history + unit * level)
     expected = literal(model, noisy, torch.ones_like(batch.mask).double(), "full")
     compare(model, method, batch, expected)
@@ -325,3 +328,28 @@ def test_the_naive_history_is_that_of_the_other_oracle():
     keep = coins("token", batch, 0.5, KEY, STEP)
     wide = keep[..., None].expand(-1, -1, WIDTH)
     assert torch.equal(naive_values(model, batch, wide), full_prefix_values(model, batch, keep))
+
+
+def test_an_objective_that_counts_what_is_missing_is_told_so():
+    def mean(outputs, batch):
+        far = (outputs - batch.targets)[batch.mask].square()
+        return far.sum(), far.numel()
+
+    model, batch = models()["recurrent"][1], batch_of("past")
+    with pytest.raises(fr.errors.DivergedError, match=r"targets are NaN .* leave them out by batch\.present"):
+        fr.teacher_forcing(mean)(model, batch, step=STEP)
+
+
+def test_every_loss_of_values_counts_what_is_there_by_its_weight():
+    g = torch.Generator().manual_seed(4)
+    batch, weights = batch_of("past"), torch.rand(4, HORIZON, generator=g, dtype=torch.float64)
+    batch = batch.replace(weights=weights)
+    outputs = torch.randn(4, HORIZON, WIDTH, generator=g, dtype=torch.float64)
+    far = (outputs - batch.targets).nan_to_num()
+    each = {"mse": far.square(), "mae": far.abs(), "huber": nn.functional.huber_loss(far, 0 * far, reduction="none")}
+    for name, losses in each.items():
+        for of_channel in (None, (0.5, 0.0), (1.0, 2.0)):
+            share = batch.present * weights[..., None] * torch.tensor(of_channel or (1.0, 1.0))
+            total, count = fr.objectives.OBJECTIVES[name](channel_weights=of_channel)(outputs, batch)
+            assert float(total) == pytest.approx(float((losses * share).sum()), rel=1e-10)
+            assert float(count) == pytest.approx(float(share.sum()), rel=1e-10)

@@ -344,9 +344,12 @@ def test_a_run_reads_tables_as_it_was_trained_and_prints_their_times(tmp_path, c
     assert [row[0] for row in printed[1:]] == ["1", "2", "3"]
     scores = evaluate_run(run, file)
     assert math.isfinite(scores["free_running"]["nrmse"])
+    assert ("notes" in scores) == (name == "gaps")
     backwards = csv([line(n, day) for n, day in enumerate(DAYS)][::-1], header, "back.csv")
     assert [row.split(",") for row in generate_lines(run, [str(backwards)])] == printed
-    assert evaluate_run(run, backwards)["free_running"] == scores["free_running"]
+    again = evaluate_run(run, backwards)
+    assert again["free_running"] == scores["free_running"]
+    assert again["notes"][0] == f"sorted by {column}, rows stood newest first: {backwards}"
     long = [row.split(",") for row in generate_lines(run, [str(file)], length=50)]
     assert len(long) == 51
     assert long[1:4] == printed[1:]
@@ -379,6 +382,33 @@ def test_gaps_of_a_table_to_go_on_from_and_to_score(tmp_path, csv):
     assert int((~batch.present).sum()) == 6
     refused("is missing; the model needs it", read_windows, strict, DataFile(file))
     refused("follows 2020-03-11", read_windows, strict, DataFile(file))
+
+
+def test_tables_of_a_model_that_takes_rows_as_they_come_are_sorted_too(csv):
+    rows = [f"{day:%Y-%m-%d},{wave(n)}" for n, day in enumerate(DAYS) if n % 7]
+    data = load_series(csv(rows), replace(SMALL, time="date", irregular="ignore"))
+    assert data.codec.step is None
+    there, back = csv(rows, name="there.csv"), csv(rows[::-1], name="back.csv")
+    one, two = (read_past(file, data.codec).context["past"] for file in (there, back))
+    assert torch.equal(one, two)
+    one, two = (read_windows(data.codec, DataFile(file)).make([0, 1]).targets for file in (there, back))
+    assert torch.equal(one, two)
+
+
+def test_levels_are_forecast_with_their_times_to_any_length(tmp_path, csv):
+    file = csv([f"{day:%Y-%m-%d},{wave(n)}" for n, day in enumerate(DAYS)])
+    recipe = tmp_path / "levels.toml"
+    recipe.write_text(
+        f'[data]\nkind = "series"\npath = {json.dumps(str(file))}\npast = 6\nhorizon = 3\nlevels = 4\n[model]\n'
+        'kind = "recurrent"\nsize = 4\n[method]\nname = "teacher_forcing"\n[train]\nupdates = 1\nbatch_size = 4\n'
+        "evaluate_every = 1\nsave_every = 1\n"
+    )
+    run_recipe(load_recipe(recipe), tmp_path / "levels")
+    printed = [row.split(",") for row in generate_lines(load_run(tmp_path / "levels"), [str(file)], length=4)]
+    assert printed[0] == ["lead", "date", "level", "a"]
+    assert [row[:2] for row in printed[1:]] == [
+        [str(n + 1), f"2020-{['03-31', '04-01', '04-02', '04-03'][n]}"] for n in range(4)
+    ]
 
 
 def test_old_models_without_a_way_of_reading_are_read_as_before(csv):

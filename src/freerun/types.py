@@ -109,6 +109,9 @@ class Outcome:
             where = "the outputs do not: a target has probability 0 (an output of -inf), or the objective made it"
         if read := context_not_finite(batch.context):
             return f"the loss is {mean:g}, and {read}, which the model reads: fill them before"
+        if number == 0 and batch.present is not None:
+            where = "the outputs do not: targets are NaN where values are missing, and the objective counts them"
+            return f"the loss is {mean:g}, and {where}: leave them out by batch.present"
         return f"the loss is {mean:g}, and {where}. Look at the learning rate, at the initialisation, or clip gradients"
 
 

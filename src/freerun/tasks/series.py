@@ -269,7 +269,8 @@ class SeriesTask(DataTask):
         else:
             name, windows = str(file.path), with_naive(read_windows(codec, file), codec, None)
         facts = {"data": name, "windows": windows.count, "past": codec.past, "horizon": codec.horizon}
-        return {**facts, "draw": settings.draw}, evaluate_windows(model, windows, settings)
+        facts |= {"draw": settings.draw} | ({"notes": list(windows.notes)} if windows.notes else {})
+        return facts, evaluate_windows(model, windows, settings)
 
     @staticmethod
     def generate_lines(

@@ -82,7 +82,7 @@ def _future(path: str | Path, codec: SeriesCodec, horizon: int | None, *, late: 
     own = model_columns(table, codec)
     several = len(table.groups(codec.series)) if codec.series in table.columns else 1
     wrong = f"{table.origin}: holds {several} series, by column {codec.series!r}; pass the rows of one"
-    (piece,), problems = _pieces(table, codec, own, None)
+    (piece,), problems, _ = _pieces(table, codec, own, None)
     problems += [wrong] if several > 1 else []
     if codec.series in table.columns:
         piece = replace(piece, key=str(table.values(codec.series)[0]))
@@ -138,9 +138,9 @@ def _form(path: str | Path, codec: SeriesCodec) -> TableForm:
 
 def _pieces(
     table: DataTable, codec: SeriesCodec, own: Sequence[str], series: str | None
-) -> tuple[list[Piece], list[str]]:
-    """The series of a table in order of time, with the columns of a model."""
-    timed = codec.time in table.columns and (codec.step is not None or bool(codec.calendar))
+) -> tuple[list[Piece], list[str], list[str]]:
+    """The series of a table in order of time, with the columns of a model; what is wrong, and what was sorted."""
+    timed = codec.time in table.columns
     options = SeriesOptions(
         targets=[name for name in own if name not in codec.coded],
         categories=codec.coded,
@@ -149,8 +149,8 @@ def _pieces(
         calendar=codec.calendar if timed else (),
         time_zone=table.form.time_zone,
     )
-    pieces, problems, _ = table_pieces(table, options, codec.categories, codec.mean)
-    return pieces, first_problems(table.origin, problems)
+    pieces, problems, notes = table_pieces(table, options, codec.categories, codec.mean)
+    return pieces, first_problems(table.origin, problems), notes
 
 
 def _even(piece: Piece, codec: SeriesCodec, begin: int = 0) -> tuple[Piece, list[str]]:
@@ -267,7 +267,7 @@ def read_windows(full: SeriesCodec, file: DataFile) -> Windows:
     codec = full
     table = read_table(file.path, _form(file.path, codec))
     own = model_columns(table, codec, *filter(None, [codec.series]))
-    pieces, problems = _pieces(table, codec, own, codec.series)
+    pieces, problems, notes = _pieces(table, codec, own, codec.series)
     blocks, present, length, starts = list[Tensor](), list[Array](), codec.past + codec.horizon, list[int]()
     offset, longest, faults = 0, 0, list[str]()
     for each in pieces:
@@ -304,4 +304,6 @@ def read_windows(full: SeriesCodec, file: DataFile) -> Windows:
         numbers = rows[torch.tensor(chosen)]
         return codec.batch(values[numbers], present=there[numbers])
 
-    return Windows(len(rows), make, codec.horizon)
+    absent = int((~there).sum())
+    notes += [f"missing values, which are not scored: {absent:,}"] if absent else []
+    return Windows(len(rows), make, codec.horizon, notes=tuple(notes))

@@ -485,10 +485,11 @@ class SeriesData:
 
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """Windows to score on: how many, their batch by number, positions to predict, and scores of naive forecasts."""
+    """Windows to score on: how many, their batch by number, positions to predict, scores of naive forecasts, notes."""
 
     count: int
     make: Callable[[list[int]], Batch]
     horizon: int
     naive: Mapping[str, tuple[dict[str, float], list[float]]] = field(default_factory=dict[str, Any])
+    notes: tuple[str, ...] = ()
     __repr__ = brief
