@@ -384,7 +384,7 @@ def load_system(name: str | System, options: SystemOptions | None = None, layout
     train = raw[: options.shares[0] * steps]
     with np.errstate(over="ignore"):
         faults = cell_problems(too_large(raw), system.channels, lambda row: f"{system}: step {row + 1}")
-    refuse(first_problems(str(system), faults) or constant_channels(train, system.channels, str(system)))
+    refuse(first_problems(str(system), faults) or [*constant_channels(train, system.channels, str(system)).values()])
     mean, std = scales_of(train, options.normalisation)
     codec = SeriesCodec(
         system.channels,
