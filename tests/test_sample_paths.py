@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import math
 from itertools import pairwise
 
@@ -9,12 +10,15 @@ import pytest
 import torch
 
 import freerun as fr
+from freerun.comparison.run import compare
+from freerun.comparison.verdict import columns
 from freerun.metrics import coverage, crps, pinball, sample_quantiles
 from freerun.recipes.train import build, run_recipe
+from freerun.report.comparison_figures import forecasts
 from freerun.tasks.sample_paths import DECILES, probabilistic_scores, sample_paths
 from freerun.tasks.series import ForecastSettings, evaluate_windows
-from test_config_series import series, table, tiny
-from tiny_recipes import ends
+from test_config_series import TINY, series, table, tiny
+from tiny_recipes import ends, toml, write
 
 # -- free runs
 
@@ -307,3 +311,32 @@ def test_a_model_of_values_has_no_paths(tmp_path, capsys):
     run_recipe(recipe, tmp_path / "run")
     problem = ends(capsys, 2, "generate", str(tmp_path / "run"), "--input", str(path), "--quantiles", "0.5").err
     assert "no law to draw from" in problem
+
+
+TWO = toml(
+    method={"name": "teacher_forcing"},
+    train={"updates": 2, "batch_size": 8, "evaluate_every": 2},
+    compare={"seeds": [1, 2], "arms": [{"method": {"name": each}} for each in ("teacher_forcing", "free_running")]},
+)
+
+
+@pytest.mark.slow(reason="four runs of the command, each a process")
+def test_a_comparison_scores_the_law_and_draws_its_fans(tmp_path):
+    recipe = write(tmp_path, TINY.partition("[method]")[0] + TWO)
+    results = compare(recipe, ["model.head=gaussian", "evaluate.num_samples=4"], tmp_path / "out")
+    found = {(entry["arm"], entry["metric"]) for entry in results["summary"]}
+    assert {("teacher_forcing", "free_running.crps"), ("free_running", "free_running.coverage_80")} <= found
+    assert ("CRPS", 4) in [(heading, decimals) for _, heading, decimals in columns(results)]
+    window = json.loads(next(tmp_path.glob("out/runs/*/test-forecasts.json")).read_text())[0]
+    assert {*window["bands"]} == {"0.05", "0.25", "0.75", "0.95"}
+    low, high = (torch.tensor(window["bands"][level]) for level in ("0.05", "0.95"))
+    assert low.shape == torch.tensor(window["gold"]).shape
+    assert (low < high).all()
+    assert "central 90 % of 100 sample paths" in forecasts(results, tmp_path / "out")
+
+
+@pytest.mark.slow(reason="four runs of the command, each a process")
+def test_a_comparison_of_values_has_no_columns_of_laws(tmp_path):
+    results = compare(write(tmp_path, TINY.partition("[method]")[0] + TWO), [], tmp_path / "out")
+    assert not [name for name, *_ in columns(results) if "crps" in name or "coverage" in name]
+    assert "bands" not in json.loads(next(tmp_path.glob("out/runs/*/test-forecasts.json")).read_text())[0]

@@ -129,12 +129,13 @@ def window_chart(
     runs: Mapping[str, Rows],
     styles: Mapping[str, Line],
     *,
-    bands: Sequence[tuple[Rows, Rows]] = (),
+    bands: Sequence[tuple[Rows, Rows, str]] = (),
     title: str = "steps from the last known value",
 ) -> tuple[str, dict[str, list[float | None]]]:
     """Draw past and gold of a window with runs, a panel a channel: SVG, and the columns of its table.
 
-    ``styles`` are the runs' lines, in the order in which they are drawn; ``bands`` pairs of a lower and an upper edge.
+    ``styles`` are the runs' lines, in the order in which they are drawn; ``bands``: a lower edge, an upper edge
+    and a colour.
     """
     begin, horizon = 1.0 - len(window["past"]), len(window["gold"])
     reference = "gold" if "gold" not in runs else "gold (reference)"  # an arm may be called gold
@@ -150,8 +151,10 @@ def window_chart(
         past = [(begin + n, row[channel]) for n, row in enumerate(window["past"])]
         lines = [Line([*past, gold[0]], INK, width=1.25, opacity=0.55), Line(gold, INK, width=2)]
         lines += [replace(style, points=leads(by_name[name])) for name, style in styles.items()]
-        edges = [[leads([row[channel] for row in edge]) for edge in pair] for pair in bands]
-        fills = [Band([(x, a, b) for (x, a), (_, b) in zip(low, high, strict=True)], ARMS[1]) for low, high in edges]
+        edges = [(*(leads([row[channel] for row in edge]) for edge in pair), colour) for *pair, colour in bands]
+        fills = [
+            Band([(x, a, b) for (x, a), (_, b) in zip(low, high, strict=True)], colour) for low, high, colour in edges
+        ]
         axes = Axes(title, channels[channel], False, (begin, float(horizon)), domain, begin=0.0 if begin < 1 else None)
         drawn.append(Panel(lines, fills, axes))
     return panels(drawn), columns

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from freerun.comparison.verdict import cells, difference_text, interval_name, pair_text, task_report, verdict_text
 from freerun.metrics.table import Metric
@@ -230,6 +230,7 @@ class _Window(TypedDict):
     gold: list[list[float | None]]
     free_running: list[list[float | None]]
     diverged_at: Count | None
+    bands: NotRequired[dict[str, list[list[float | None]]]]
 
 
 def _read(path: Path, shape: type[Any]) -> Any:
@@ -292,8 +293,14 @@ def _windows(results: Mapping[str, Any], out: Path, arms: Sequence[str]) -> Raw:
         ]
         styles = {label: Line((), arm(number), DASHES[number % 6], 1.75) for number, label in enumerate(arms)}
         rows = {label: run["free_running"] for label, run in runs.items()}
-        svg, columns = window_chart(window, window["channels"], ranges(first), rows, dict(reversed(styles.items())))
+        edges = [run.get("bands", {}) for run in runs.values()]
+        bands = [(each["0.05"], each["0.95"], arm(n)) for n, each in enumerate(edges) if each]
+        svg, columns = window_chart(
+            window, window["channels"], ranges(first), rows, dict(reversed(styles.items())), bands=bands
+        )
         texts = f"{'; '.join(gone)}." if gone else "", f"At the last step: {numbers_at(columns, infinite='infinite')}."
         drawn.append(figure(f"Window {window['window']:,}", svg, texts, numbers(columns)))
     text = f"Free runs of seed {seed} on evenly spaced windows, not chosen by hand. In the units of the data."
+    if any("bands" in each for windows in by_arm.values() for each in windows):
+        text += " Bands: the central 90 % of 100 sample paths of each arm, step by step."
     return Raw(f'<p class="note">{text}</p>' + legend([("gold", 0, "gold"), *_strokes(arms)]) + grid(drawn))

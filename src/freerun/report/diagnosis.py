@@ -297,7 +297,7 @@ def _sample_windows(result: Result) -> Raw:
     drawn: list[Raw] = []
     for window in windows:
         levels = dict(window["bands"])
-        bands = [(levels[a], levels[b]) for a, b in ((0.05, 0.95), (0.25, 0.75)) if a in levels and b in levels]
+        bands = [(levels[a], levels[b], arm(1)) for a, b in ((0.05, 0.95), (0.25, 0.75)) if a in levels and b in levels]
         rows = {name: window[side] for side, name in _SIDES}
         svg, columns = window_chart(window, channels, domains, rows, styles, bands=bands)
         gone = f"The free run escapes at lead time {window['diverged_at']}." if window["diverged_at"] else ""

@@ -497,8 +497,13 @@ def complete_windows(
         asdict(sample_window(n, row, units[at], {level: band[at] for level, band in bands.items()}))
         for at, (n, row) in enumerate(zip(chosen, rows, strict=True))
     ]
-    names = ("past", "gold", "teacher_forced", "free_running", "diverged_at", *(["bands"] if bands else []))
+    names = ("past", "gold", "teacher_forced", "free_running", "diverged_at")
     return [
-        {"window": each["window"], "channels": list(codec.names[:CHANNELS]), **{name: each[name] for name in names}}
+        {
+            "window": each["window"],
+            "channels": list(codec.names[:CHANNELS]),
+            **{name: each[name] for name in names},
+            **({"bands": {str(level): rows for level, rows in each["bands"]}} if bands else {}),
+        }
         for each in samples
     ]
