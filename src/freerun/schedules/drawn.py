@@ -103,7 +103,7 @@ class Choice(_Drawn):
     """
 
     name: ClassVar[str] = "choice"
-    formula: ClassVar[str] = "values[i] drawn with probability weights[i](s) / sum of weights(s)"
+    formula: ClassVar[str] = "v_i of the values with probability w_i(s) / sum_j w_j(s)"
     reference: ClassVar[str] = "Watt-Meyer et al. 2023, ACE (arXiv:2310.02074), whose code draws its number of steps so"
     summary: ClassVar[str] = "one of some values, drawn at every update"
 
