@@ -217,3 +217,33 @@ def test_mistakes_are_named_by_line(folder, capsys):
     assert "reads no lines" in capsys.readouterr().err
     assert main(["evaluate", "run", "--data", "mine.py"]) == 2
     assert "are in no file" in capsys.readouterr().err
+
+
+EMULATOR = """
+import freerun as fr
+from torch import nn
+
+def make_model(values, covariates, observed, size=8):
+    return fr.models.OneStepMap(nn.Sequential(nn.Linear(values, size), nn.Tanh(), nn.Linear(size, values)))
+"""
+
+
+@pytest.mark.parametrize("method", [
+    {"name": "pushforward", "horizon": {"schedule": "linear", "start": 1.0, "end": 5.0}},
+    {"name": "multi_step", "horizon": {"schedule": "uniform", "low": 1, "high": 5}, "gradient": "checkpointed"},
+    {"name": "generalised_teacher_forcing", "alpha": "running"},
+    {"name": "gaussian_noise", "std": 0.01, "walk": "values"},
+], ids=lambda method: method["name"])  # fmt: skip
+def test_a_map_of_ones_own_emulates_a_system(folder, method, capsys):
+    (folder / "map.py").write_text(EMULATOR)
+    data = {"kind": "system", "system": "lorenz63", "past": 1, "horizon": 5, "windows": [64, 8, 8], "trajectories": 3}
+    model = {"kind": "python", "make": "map.py:make_model"}
+    train = {"updates": 6, "batch_size": 8, "evaluate_every": 3, "lr": 0.01}
+    write(folder, toml(name="map", seed=1, data=data, model=model, method=method, train=train), "map.toml")
+    assert main(["train", "map.toml", "--out", "run"]) == 0
+    assert main(["check", "run"]) == 0
+    assert main(["evaluate", "run"]) == 0
+    capsys.readouterr()
+    summary = json.loads((folder / "run" / "summary.json").read_text())
+    assert summary["updates"] == 6
+    assert summary["test"]["free_running"]["nrmse"] > 0

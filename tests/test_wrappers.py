@@ -129,6 +129,25 @@ def test_a_map_from_one_value_to_the_next(gradient):
     assert fr.generalised_teacher_forcing(alpha="adaptive")(model, whole, STEP, KEY).isfinite()
 
 
+@pytest.mark.parametrize("context", ["value", "past"])
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_pushforward_of_a_map_is_one_step_from_a_run_without_gradient(steps, context):
+    torch.manual_seed(0)
+    model = fr.models.OneStepMap(nn.Sequential(nn.Linear(2, 6), nn.Tanh(), nn.Linear(6, 2)).double())
+    past, targets = torch.randn(4, 3, 2, dtype=torch.float64), torch.randn(4, 6, 2, dtype=torch.float64)
+    batch = fr.Batch(targets, context=past[:, -1] if context == "value" else {"past": past})
+    u = past[:, -1]
+    with torch.no_grad():
+        for _ in range(steps - 1):
+            u = model.map(u)
+    expected = (model.map(u) - targets[:, steps - 1]).square().mean()
+    found = fr.pushforward(horizon=steps, drawn=False)(model, batch, STEP, KEY)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-12)
+    assert_same_gradients(gradients(model, found), gradients(model, expected))
+    made = fr.generate(model, batch, length=steps).entries
+    assert torch.allclose(made[:, -1], model.map(u), atol=1e-12)
+
+
 def test_fields_of_any_shape():
     field = nn.Conv2d(1, 1, 3, padding=1).double()
     values = torch.randn(2, 4, 9, dtype=torch.float64)

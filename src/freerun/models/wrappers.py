@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -333,7 +333,8 @@ class OneStepMap(nn.Module):
 
     Args:
         map: the module f, from (n, *shape) to (n, *shape).
-        first: from a batch to the value before position 0, (batch, value) or (batch, *shape); None: ``batch.context``.
+        first: from a batch to the value before position 0, (batch, value) or (batch, *shape); None: ``batch.context``,
+            or the last value of its ``past``.
         shape: of a value; None: f takes (n, value) as it is.
 
     Raises:
@@ -366,6 +367,8 @@ class OneStepMap(nn.Module):
     def start(self, batch: Batch) -> Tensor:
         """The state that predicts position 0: the value before it."""
         first: Any = batch.context if self.first is None else self.first(batch)
+        if self.first is None and isinstance(first, Mapping) and "past" in first:
+            first = cast(Mapping[str, Any], first)["past"][:, -1, : batch.history.shape[-1]]
         expected = (batch.size, batch.history.shape[-1])
         if batch.is_discrete:
             raise UserError("OneStepMap is for values, and these targets are ids")

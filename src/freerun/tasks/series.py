@@ -209,7 +209,8 @@ class SeriesTask(DataTask):
 
     @staticmethod
     def load(settings: SeriesSection | SystemSection, model: Any) -> SeriesData:
-        layout = MODELS[model.kind].layout
+        # a model of one's own reads the known part of a window in the context
+        layout = MODELS[model.kind].layout if model.kind in MODELS else "past"
         if settings.warmup_loss and layout == "past":
             raise UserError(
                 f"data.warmup_loss has no effect with a model of kind {model.kind}, which predicts the horizon only\n"
