@@ -8,6 +8,7 @@ import torch
 import freerun as fr
 from builders import assert_same_gradients, gradients, lively, refused
 from freerun.distributions import HEADS as HEADS_BY_NAME
+from freerun.draws import DRAWS
 from freerun.keys import fold
 from freerun.models import (
     MODELS,
@@ -472,15 +473,18 @@ def test_a_level_that_is_added_to_a_window_is_added_to_its_forecast(name):
     torch.testing.assert_close(runs[1], runs[0] + 1e3, rtol=0, atol=1e-6)
 
 
-def test_a_model_over_a_regression_starts_where_the_regression_stands():
-    model = make_model("recurrent_forecaster", 2, size=4, centre="mean", linear=True).double()
+@pytest.mark.parametrize("head", ["point", "gaussian", "student_t", "quantiles"])
+def test_a_model_over_a_regression_starts_where_the_regression_stands(head):
+    model = make_model("recurrent_forecaster", 2, size=4, head=head, centre="mean", linear=True).double()
     weights, past = random(1, 3 * 2 + 1, 4 * 2), random(5, 9, 2, seed=3)
     batch = fr.Batch(random(5, 6, 2, seed=4), context={"past": past})
     refused("is not fitted: call fit_linear", model, batch)
     model.fit_linear(weights, 3, 4)
     features = torch.cat([past[:, -3:].flatten(1), torch.ones(5, 1, dtype=torch.float64)], 1)
-    close(model(batch)[:, :4].flatten(1), features @ weights[0])
-    close(fr.generate(model, batch, length=4).entries.flatten(1), features @ weights[0])
+    mean = model(batch) if head == "point" else HEADS_BY_NAME[head]().mean(model(batch))
+    close(mean[:, :4].flatten(1), features @ weights[0])
+    draw = "point" if head == "point" else DRAWS["expected"](head=head)
+    close(fr.generate(model, batch, length=4, draw=draw).entries.flatten(1), features @ weights[0])
     refused("reads 3 steps of the past; got 2", model, batch.replace(context={"past": past[:, :2]}))
 
 

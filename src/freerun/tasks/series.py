@@ -326,7 +326,7 @@ class SeriesTask(DataTask):
 
 @lru_cache(1)
 def linear_of(data: SeriesData) -> LinearForecast:
-    """Ridge regression from past to horizon: of at most 4,096 training windows, chosen by at most 1,024 of dev."""
+    """Ridge regression from past to horizon: of at most 4,096 training windows and 1,024 of dev, fewer wide ones."""
     codec, count = data.codec, data.windows("dev")
 
     def halves(chosen: Sequence[int], batch: Callable[[list[int]], Batch]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -338,7 +338,7 @@ def linear_of(data: SeriesData) -> LinearForecast:
         return data.window_batch("dev", numbers)
 
     dev = [*halves(evenly(count, min(1024, 4 * fitting(window([0]), 2**20))), window)]
-    train = halves(evenly(len(data.lengths), 4096), data.batch)
+    train = halves(evenly(len(data.lengths), min(4096, 64 * fitting(data.batch([0])))), data.batch)
     rows = sum(part.end - part.begin for part in data.segments["dev"])
     held = torch.cat([past for past, _ in dev]), torch.cat([horizon for _, horizon in dev])
     return fit_linear(train, held, rows // codec.horizon, codec.period)

@@ -157,7 +157,8 @@ class WindowScaled(nn.Module):
         if isinstance(out, nn.Linear):
             with torch.no_grad():
                 for part in (out.weight, out.bias):
-                    part[: self.values].zero_()
+                    # of quantiles every level begins there, else the locations
+                    part[: None if self.head_name == "quantiles" else self.values].zero_()
         return self
 
     def _regression_shape(self, steps: int, horizon: int, groups: int) -> tuple[int, int, int]:
