@@ -66,7 +66,9 @@ def write_table(path: Path, channels: int, rows: int) -> None:
 def measured(*arguments: str) -> None:
     """Run a command, and print its wall time and peak."""
     begun = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", "freerun", *arguments], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "freerun", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
     assert process.stderr is not None
     lines = process.stderr.read().count("\n")  # progress, and what went wrong
     _, status, usage = os.wait4(process.pid, 0)
