@@ -241,6 +241,8 @@ def expected(table: Table) -> dict[str, np.ndarray]:
 
 def check(rng: random.Random, table: Table, folder: Path) -> str:
     """What became of a table: "refused" or "read"; AssertionError where it was read as something else."""
+    if table.decimal == ",":  # a number, where commas mark decimals
+        table.junk = {at: "1,5,2" if cell == "1,5" else cell for at, cell in table.junk.items()}
     path = folder / rng.choice(("load.csv", "load[1].csv", "lo*ad.csv"))
     for other in folder.iterdir():
         other.unlink()

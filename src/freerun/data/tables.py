@@ -126,6 +126,9 @@ class DataTable:
         column = self.cells[name]
         if column.dtype != pl.String:
             return column.dtype == pl.Boolean
+        some = {cell.strip().lower() for cell in column.head(50).to_list() if cell is not None}
+        if not some <= {"true", "false", *MISSING}:
+            return False
         words = column.str.strip_chars().str.to_lowercase()
         return bool(words.is_in(("true", "false", *MISSING)).fill_null(True).all()) and bool(
             words.is_in(("true", "false")).any()
@@ -495,7 +498,7 @@ def _is_value(name: str) -> bool:
     try:
         float(name)
     except ValueError:
-        return iso_time(name) is not None
+        return iso_time(name) is not None or bool(_with_commas(name) or fitting_formats([name]))
     return True
 
 
