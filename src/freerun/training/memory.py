@@ -178,7 +178,7 @@ def check_memory(run: Run) -> None:
     except Exception as error:
         raise_explained(error, job.model, f"a trial of the longest horizon, {longest:g} steps", smaller)
     free = free_memory(device)
-    text = f"{what} of {rows} rows, needs about {needed / 2**20:,.0f} MiB in an update"
+    text = f"{what} of {batch.size} rows, needs about {needed / 2**20:,.0f} MiB in an update"
     run.progress.note(f"{text}; {'?' if free is None else f'{free / 2**20:,.0f}'} MiB are free")
     if free is not None and needed > free:
         raise ResourceError(f"{text} (it comes at update {int(step)}), and {free / 2**20:,.0f} MiB are free: {smaller}")
