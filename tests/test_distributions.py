@@ -219,3 +219,27 @@ def test_a_step_model_names_its_distribution_in_the_attribute_head():
     model.head = "gaussian"
     scores = fr.evaluate(model, [batch])
     assert 0 < scores.free_running["nrmse"] < 10
+
+
+@pytest.mark.parametrize("head", ["gaussian", "student_t"])
+def test_quantiles_of_a_head_are_the_laws(head):
+    levels, g = (0.001, 0.1, 0.5, 0.8, 0.999), torch.Generator().manual_seed(0)
+    m, raw = torch.randn(4, 3, generator=g).double(), torch.randn(4, 3, generator=g).double()
+    freedom = torch.tensor([-60.0, -1.0, 2.0, 30.0, 500.0, 20_000.0]).double().repeat(2).view(4, 3)
+    parts = [m, raw, freedom][: LAWS[head].parameters]
+    found = LAWS[head].quantile(torch.cat(parts, -1), levels)
+    assert found.shape == (4, 5, 3)
+    for row in range(4):
+        for v in range(3):
+            scale, df = softplus(float(raw[row, v])) + 1e-4, 2 + float(torch.nn.functional.softplus(freedom[row, v]))
+            law = stats.norm if head == "gaussian" else stats.t(df)
+            expected = [float(m[row, v]) + scale * float(law.ppf(level)) for level in levels]
+            assert found[row, :, v].tolist() == pytest.approx(expected, rel=1e-8, abs=1e-9)
+
+
+def test_quantiles_between_own_levels_are_on_the_line():
+    outputs = torch.tensor([[-1.0, 10.0, 0.0, 20.0, 3.0, 30.0]])  # three levels of two values
+    found = distributions.Quantiles().quantile(outputs, (0.05, 0.1, 0.3, 0.7, 0.95))
+    assert torch.allclose(found[0, :, 0], torch.tensor([-1.0, -1.0, -0.5, 1.5, 3.0]))
+    assert torch.allclose(found[0, :, 1], torch.tensor([10.0, 10.0, 15.0, 25.0, 30.0]))
+    refused("must lie in", distributions.Quantiles().quantile, outputs, (0.5, 1.0))

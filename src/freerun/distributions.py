@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar, Literal, Protocol
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from freerun.arguments import Arguments, between
+from freerun.arguments import Arguments, Range, between
 from freerun.batch import must_be
 from freerun.errors import UserError
 
@@ -33,6 +33,7 @@ class Distribution(Protocol):
     def mean(self, outputs: Tensor) -> Tensor: ...
     def sample(self, outputs: Tensor, uniforms: Tensor) -> Tensor: ...
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor: ...
+    def quantile(self, outputs: Tensor, levels: Sequence[float]) -> Tensor: ...
 
 
 def _split(outputs: Tensor, parameters: int) -> Tensor:
@@ -54,6 +55,20 @@ def _scale(raw: Tensor) -> Tensor:
 def _exponential(uniforms: Tensor, like: Tensor) -> Tensor:
     # -log(1 - u) in float64, where 1 - u is never 0; and never 0 itself, as its root has no gradient there
     return (-torch.log1p(-uniforms.double())).clamp_min(2.0**-53).to(like.dtype)
+
+
+def _levels(levels: Sequence[float], like: Tensor) -> Tensor:
+    """(levels, 1) float64."""
+    Range(0, 1, ends="()").check(**{f"levels[{n}]": level for n, level in enumerate(levels)})
+    return torch.tensor(tuple(levels), dtype=torch.float64, device=like.device)[:, None]
+
+
+def _gauss_legendre(device: torch.device, number: int = 48) -> tuple[Tensor, Tensor]:
+    """Points and weights of a mean over [0, 1], exact for polynomials (Golub and Welsch 1969)."""
+    n = torch.arange(1, number, dtype=torch.float64)
+    beside = n / (4 * n.square() - 1).sqrt()
+    points, vectors = torch.linalg.eigh(torch.diag(beside, 1) + torch.diag(beside, -1))
+    return ((points + 1) / 2).to(device), vectors[0].square().to(device)
 
 
 class _Located(Arguments):
@@ -107,6 +122,11 @@ class Gaussian(_Located):
         scale = _scale(raw)
         return 0.5 * ((targets - m) / scale).square() + scale.log() + 0.5 * math.log(2 * math.pi)
 
+    def quantile(self, outputs: Tensor, levels: Sequence[float]) -> Tensor:
+        """(..., 2 * V) -> (..., levels, V): of the next value, after the history."""
+        m, raw = self.split(outputs)[..., None, :].unbind(-3)
+        return m + _scale(raw) * torch.special.ndtri(_levels(levels, m)).to(m.dtype)
+
 
 @dataclass(frozen=True)
 class StudentT(_Located):
@@ -137,6 +157,20 @@ class StudentT(_Located):
         away = ((targets - m) / scale).square()
         constant = torch.lgamma((df + 1) / 2) - torch.lgamma(df / 2) - 0.5 * (math.pi * df).log()
         return scale.log() - constant + (df + 1) / 2 * (away / df).log1p()
+
+    def quantile(self, outputs: Tensor, levels: Sequence[float]) -> Tensor:
+        """(..., 3 * V) -> (..., levels, V): of the next value, after the history."""
+        m, raw, freedom = self.split(outputs)[..., None, :].unbind(-3)
+        df = 2 + F.softplus(freedom.double())
+        # T = sqrt(df) tan(angle), whose density is in proportion to cos(angle)^(df - 1)
+        share = _levels(levels, m) - 0.5
+        mass, angle = share.abs().expand(torch.broadcast_shapes(share.shape, df.shape)), torch.zeros_like(df)
+        height = (torch.lgamma((df + 1) / 2) - torch.lgamma(df / 2)).exp() / math.sqrt(math.pi)
+        at, weight = _gauss_legendre(m.device)
+        for _ in range(40):  # Newton's steps, which rise to the root of a concave function
+            below = height * angle * ((angle[..., None] * at).cos() ** (df[..., None] - 1) @ weight)
+            angle = angle + (mass - below) / (height * angle.cos() ** (df - 1))
+        return m + _scale(raw) * (share.sign() * df.sqrt() * angle.tan()).to(m.dtype)
 
 
 @dataclass(frozen=True)
@@ -204,6 +238,12 @@ class Quantiles(Arguments):
         share = ((u - levels[below]) / (levels[below + 1] - levels[below])).to(values.dtype)
         low, high = (values.gather(-2, part[..., None, :])[..., 0, :] for part in (below, below + 1))
         return low + share * (high - low)
+
+    def quantile(self, outputs: Tensor, levels: Sequence[float]) -> Tensor:
+        """(..., own levels * V) -> (..., levels, V): those between its own are on the line, those beyond are flat."""
+        at = _levels(levels, outputs)[..., None].expand(-1, outputs.shape[-1] // self.parameters, 1)
+        return self.sample(outputs[..., None, :].expand(*outputs.shape[:-1], len(levels), -1), at.expand(
+            *outputs.shape[:-1], -1, -1, -1))  # fmt: skip
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """(..., levels * V) and targets (..., V) -> (..., V): the pinball loss, summed over levels."""
