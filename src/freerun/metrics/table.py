@@ -308,10 +308,7 @@ SERIES = TaskReport(
             "free_running.coverage_80", "share in the central 80 % of sample paths", "in the 80 % band, %",
             "", "column", 1, select=False, most=100.0, items=ItemReduction("covered_80", "length"), optional=True,
         ),
-        Metric(
-            "free_running.coverage_50", "share of values in the central 50 % of sample paths", "in the 50 % band, %",
-            decimals=1, select=False, most=100.0, items=ItemReduction("covered_50", "length"),
-        ),
+        Metric("free_running.coverage_50", "share in the central 50 % of sample paths", "", select=False, most=100.0),
         Metric("free_running.valid_time", "valid time", "valid time", "", "column", 1, "steps", " steps", higher=True),
         Metric(
             "free_running.diverged", "share of diverged windows", "diverged %", "diverged on dev, %", "column", 1,

@@ -154,10 +154,10 @@ def number(value: float | None, infinite: str = "\N{INFINITY}") -> str:
 def numbers_at(columns: Mapping[str, Values], position: int = -1, infinite: str = "\N{INFINITY}") -> str:
     """Return the names of columns with their values at a position, the last by default; gold may be missing there."""
 
-    def shown(name: str, value: float | None) -> str:
+    def text(name: str, value: float | None) -> str:
         return "missing" if value is None and name.startswith("gold") else number(value, infinite)
 
-    return ", ".join(f"{name} {shown(name, values[position])}" for name, values in columns.items())
+    return ", ".join(f"{name} {text(name, values[position])}" for name, values in columns.items())
 
 
 def figure(title: str, svg: str, texts: tuple[str, str], data: Raw) -> Raw:
