@@ -161,7 +161,7 @@ class TransformMethod(Arguments):
         """
         shared = encode_once(model, zero_unused(batch))
         fed, report = self.mix_history(model, shared, step, key)
-        if fed.missing is not None:
+        if fed.present is not None and fed.missing is not None:
             return self.fill(model, fed.made(context=batch.context), report, step, key)
         return self.finish(forward(model, fed), fed.made(context=batch.context), report)
 

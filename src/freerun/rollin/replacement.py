@@ -95,7 +95,7 @@ class Replacement:
         """What a gate's ``keep`` leaves to the model; entries that may not be replaced are kept, missing values not."""
         fixed = batch.replaceable.logical_not()
         keep = keep | fixed if keep.dtype == torch.bool else torch.where(fixed, 1.0, keep).to(keep.dtype)
-        gold, missing = batch.history, batch.missing
+        gold, missing = batch.history, None if batch.present is None else batch.missing
         if missing is not None:
             keep = keep[..., None].expand_as(missing).masked_fill(missing, 0)
             gold = gold.masked_fill(missing, 0.0)
