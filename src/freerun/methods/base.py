@@ -321,7 +321,7 @@ def gold_outputs(model: Any, batch: Batch, draw: str | draws.Draw = "auto", key:
         draw: of the values that stand in; "auto": as predicted.
         key: for draws with noise.
     """
-    if batch.missing is None:
+    if batch.present is None or batch.missing is None:
         return forward(model, batch), batch.history
     replacement = Replacement.of(batch, torch.ones_like(batch.mask), draws.fitting(draw, batch), key)
     with repeatable(unwrap(model), batch):
@@ -409,7 +409,7 @@ def add_gold_loss(method: TransformMethod, outcome: Outcome, gold: Tensor, batch
 def kept_gold_loss(method: TransformMethod, outcome: Outcome, model: Any, batch: Batch) -> Outcome:
     """``add_gold_loss`` for a method that has made no training forward on gold; where nothing was replaced, it has."""
     batch = zero_unused(batch)
-    if batch.missing is not None:
+    if batch.present is not None and batch.missing is not None:
         filled = method.fill(model, batch, {}, 0, 0)
         more = {name: float(outcome.report[name]) + 1 for name in ("passes", "work") if name in outcome.report}
         outcome = replace(outcome, report={**outcome.report, **more})
