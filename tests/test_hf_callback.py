@@ -155,6 +155,32 @@ def test_at_every_evaluation_of_a_stock_trainer_and_for_its_best_model(name, tmp
     assert "eval_free_running_chrf" not in trainer.evaluate()
 
 
+@pytest.mark.parametrize("name", ["t5", "llama"])
+def test_a_model_that_is_trained_under_autocast_is_scored(name):
+    """In ``bf16`` accelerate's forward rounds, which no probe takes for a later token that is seen."""
+    trainer = stock(name, bf16=True)
+    trainer.train()
+    found = trainer.evaluate()
+    assert found["eval_teacher_forced_loss"] == pytest.approx(found["eval_loss"], rel=0.01)
+    plain = float(stock(name).evaluate()["eval_teacher_forced_loss"])
+    untrained = stock(name, bf16=True)
+    assert 0 < abs(untrained.evaluate()["eval_teacher_forced_loss"] - plain) < 0.02  # scored under autocast
+
+
+def test_evaluation_sets_without_rows_have_no_scores():
+    trainer = stock(dev={"a": COMPLETIONS[:4], "none": []})
+    trainer.train()
+    keys = {key for line in trainer.state.log_history for key in line if "free_running_loss" in key}
+    assert keys == {"eval_a_free_running_loss"}
+
+
+def test_a_callback_that_was_never_added_says_so():
+    trainer = make(transformers.Trainer, llama(), COMPLETIONS, trainer={"eval_dataset": COMPLETIONS[:4]})
+    hf.Callback(trainer)
+    with pytest.warns(UserWarning, match=r"trainer\.add_callback\(hf\.Callback\(trainer\)\)"):
+        trainer.evaluate()
+
+
 def test_training_is_as_without_the_callback():
     one, other = stock(), stock()
     one.remove_callback(hf.Callback)
@@ -339,6 +365,11 @@ def unlabelled(rows: Any) -> Any:
 REFUSED: dict[str, tuple[Any, Any]] = {
     "the worst kept": ({"metric_for_best_model": "eval_free_running_edit_distance", "greater_is_better": True},
                        "would keep the worst by free_running_edit_distance: greater_is_better=False"),
+    "the worst kept of a set": (
+        {"metric_for_best_model": "eval_a_free_running_edit_distance", "greater_is_better": True,
+         "dev": {"a": COMPLETIONS[:2], "b": COMPLETIONS[2:4]}},
+        "would keep the worst by free_running_edit_distance: greater_is_better=False",
+    ),
     "no direction": ({"metric_for_best_model": "free_running_length_ratio", "greater_is_better": True},
                      "has no better direction"),
     "no texts": ({"metric_for_best_model": "eval_free_running_chrf", "trainer": {"processing_class": None}},

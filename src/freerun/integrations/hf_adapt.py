@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -230,7 +231,7 @@ def _examined(inner: Any, example: Mapping[str, Any] | None) -> _Able:
         )
     refuse_coupled_rows(inner)
     base = hf.EncoderDecoder if inner.config.is_encoder_decoder else hf.CausalModel
-    with eval_mode(inner):
+    with eval_mode(inner), _own_precision(inner):
         plain = _built(inner, inner, _Able((base,)))
         batch, outputs, tried = _tried(plain, example, _TIME)
         longer, at_length = (batch, outputs) if example is not None else _longer(plain)
@@ -249,6 +250,25 @@ def _examined(inner: Any, example: Mapping[str, Any] | None) -> _Able:
         shifts = base is hf.EncoderDecoder or _shifts(inner, batch)
         from_zero = not plain.accepts("position_ids") or _counts_from_zero(plain, batch)
     return _Able((*bases, base), halves, (*findings, *found), tried, plain.limit, shifts, from_zero)
+
+
+@contextmanager
+def _own_precision(inner: Any) -> Iterator[None]:
+    """The model without autocast, around it or in the forward that accelerate's ``prepare`` gives it: sums rounded to
+    eight bits differ by more than what is looked for."""
+    own, wrapped = (vars(inner).get(name) for name in ("_original_forward", "forward"))
+    kinds = [kind for kind in {"cpu", inner.device.type} if torch.is_autocast_enabled(kind)]
+    with ExitStack() as stack:
+        for kind in kinds:
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        if own is None or wrapped is None:
+            yield
+            return
+        inner.forward = own
+        try:
+            yield
+        finally:
+            inner.forward = wrapped
 
 
 def _counts_from_zero(plain: Any, batch: Batch) -> bool:

@@ -39,6 +39,7 @@ _HIGHER = {
     "free_running_edit_distance": False, "free_running_without_end": False,
 }  # fmt: skip
 """Scores that may select a model, and whether more is better."""
+_NEITHER = ("free_running_rows", "free_running_cost", "free_running_length_ratio")
 
 _OUTSIDE = 256
 """Rows of an evaluation outside of training that no evaluation in training has decided."""
@@ -119,7 +120,7 @@ class Callback(TrainerCallback):
         self.generates = trainer is not None or generation is not None
         self.trainer: Any = None
         self._adapter: Any = None
-        self._free_length = self._first = False
+        self._free_length = self._first = self._added = False
         self._clock = _Clock()
         if trainer is not None:
             self.attach(trainer)
@@ -165,10 +166,13 @@ class Callback(TrainerCallback):
 
     def _problems(self, args: Any) -> list[str]:
         best = (args.metric_for_best_model or "").removeprefix("eval_")
+        sets = self.trainer.eval_dataset if isinstance(self.trainer.eval_dataset, dict) else {}
+        # of several evaluation sets: the set's name comes before the score's
+        best = next((rest for name in sets if (rest := best.removeprefix(f"{name}_")) in (*_HIGHER, *_NEITHER)), best)
         better = _HIGHER.get(best)
         if best == "free_running_chrf" and _decoder_of(self.trainer) is None:
             return ["metric_for_best_model='eval_free_running_chrf' needs texts: give the trainer processing_class="]
-        if best in ("free_running_rows", "free_running_cost", "free_running_length_ratio"):
+        if best in _NEITHER:
             return [f"metric_for_best_model={best!r} has no better direction: {listed(_HIGHER)} have one"]
         if better is None or args.greater_is_better is None or args.greater_is_better == better:
             return []
@@ -181,6 +185,10 @@ class Callback(TrainerCallback):
         began = time.perf_counter()
         output = loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         trainer = self.trainer
+        self._added |= self in trainer.callback_handler.callbacks
+        if not self._added:
+            _once(self, "hf.Callback(trainer) is not among the trainer's callbacks, and adds no scores: "
+                  "trainer.add_callback(hf.Callback(trainer))")  # fmt: skip
         if self in trainer.callback_handler.callbacks and output.metrics is not None:
             scores = self.scores(trainer, dataloader, metric_key_prefix, began)
             output.metrics.update({f"{metric_key_prefix}_{name}": score for name, score in scores.items()})
@@ -435,12 +443,13 @@ def _collated(dataloader: Any, rows: list[Any]) -> Any:
 
 
 def first_rows(trainer: Any) -> Iterator[Any]:
-    """The first row of every evaluation set, collated."""
+    """The first row of every evaluation set that has one, collated."""
     sets = trainer.eval_dataset if isinstance(trainer.eval_dataset, dict) else {"": trainer.eval_dataset}
     for name, rows in sets.items():
         if rows is not None:
             loader = trainer.get_eval_dataloader(name or rows)
-            yield _collated(loader, [next(iter(_Rows(loader)))])
+            if (first := next(iter(_Rows(loader)), None)) is not None:
+                yield _collated(loader, [first])
 
 
 def _latest(trainer: Any, seconds: float) -> float:
