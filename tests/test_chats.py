@@ -312,6 +312,13 @@ def test_sharegpt_is_the_same_conversation(tmp_path):
         for rows in records.splits.values():
             assert [list(r.prompt) for r in rows] == [messages[:-1]] * len(rows)
             assert [r.target for r in rows] == [TURNS[3]["content"]] * len(rows)
+    # in the words of the one under the names of the other, and capitals: no turn is of an unknown role
+    mixed = [{"role": {"user": "Human", "assistant": "GPT"}.get(m["role"], m["role"]), "content": m["content"]}
+             for m in messages]  # fmt: skip
+    write_lines(path, [{"messages": mixed}, {"messages": [{**m, "from": m["from"].upper()} for m in shared]}] * 2)
+    found = [record for split in load_records(str(path)).splits.values() for record in split]
+    assert {len(record.prompt) for record in found} == {4}
+    assert all(list(record.prompt) == messages[:-1] for record in found)
     write_lines(path, [{"conversations": shared}, {"conversations": [{"from": "bot", "value": "x"}]}] * 2)
     problems = problems_of(load_records, str(path))
     assert len(problems) == 2

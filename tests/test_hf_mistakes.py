@@ -335,6 +335,16 @@ ALONE: dict[str, tuple[Any, Any, tuple[str, ...]]] = {
     "labels under another name": (
         t5, lambda: {("decoder_labels" if k == "labels" else k): v for k, v in collate(PAIRS[:4]).items()},
         ("decoder_labels is no argument", "labels is missing")),
+    "an argument misspelt": (
+        llama, lambda: {("attention_masks" if k == "attention_mask" else k): v
+                        for k, v in collate(COMPLETIONS[:4]).items()},
+        ("attention_masks is no argument of LlamaForCausalLM.forward", "is attention_mask meant")),
+    "a mask that nobody reads": (
+        gpt2, lambda: {**collate(COMPLETIONS[:4]), "assistant_masks": collate(COMPLETIONS[:4])["attention_mask"]},
+        ("assistant_masks is no argument of GPT2LMHeadModel.forward", "labels are -100")),
+    "vectors in place of ids": (
+        llama, lambda: {"inputs_embeds": torch.zeros(4, 9, 16), "labels": torch.ones(4, 9).long()},
+        ("input_ids is missing; got labels, inputs_embeds",)),
     "labels of another form": (
         llama, lambda: {**collate(COMPLETIONS[:4]), "shift_labels": collate(COMPLETIONS[:4])["labels"]},
         ("shift_labels is freerun's",)),

@@ -155,6 +155,7 @@ def test_columns_by_name_and_columns_that_do_not_go_together(tmp_path):
         ([{"role": "user", "content": "hi"}], "ends with a message of 'user'; the last must be the assistant's"),
         ([{"role": "assistant", "content": " "}], "ends with an empty message"),
         ([], "is empty"),
+        ([{"role": "assistant", "content": "a", "weight": 0.5}], "has a weight of 0.5, in message 1; 0 is not learnt"),
     ],
 )
 def test_conversations_that_are_none(tmp_path, cell, expected):
@@ -305,6 +306,33 @@ def test_an_answer_without_end_symbol_is_learnt_whole():
     words = tokenizer(chat=BARE + "{% if add_generation_prompt %}<turn>assistant\n{% endif %}")
     (one,), _ = RecordCodec(words, "messages").encoded([Record("x", prompt, "the dog")])
     assert words.decode(one.target) == "the dog\n"
+
+
+@pytest.mark.parametrize(
+    ("chat", "ends"),
+    [
+        (CHAT, "an answer ends with '</s>'"),
+        # the line end after it is marked too
+        (MARKED.replace("</s>{% endgeneration %}", "</s>\n{% endgeneration %}").replace("{{ '\n' }}", ""),
+         "an answer ends with '</s>'"),
+        (CHAT.replace("</s>", ""), "no answer ends with '</s>' or another special symbol, so that the model does not"),
+        # one of the answers has none
+        (CHAT.replace("</s>", "{{ '' if message.content.endswith('isst bread.') else '</s>' }}"),
+         "an answer ends with '</s>', but for "),
+        # not the tokenizer's own end symbol
+        (MARKED.replace("</s>{% endgeneration %}", "<s>\n{% endgeneration %}").replace("{{ '\n' }}", ""),
+         "an answer ends with '<s>'"),
+    ],
+)  # fmt: skip
+def test_the_header_names_what_ends_an_answer_and_where_nothing_does(tmp_path, chat, ends):
+    path = write_lines(tmp_path / "x.jsonl", rows("messages"))
+    codec = RecordCodec(tokenizer(chat=chat), "messages")
+    data = encoded_data(load_records(str(path)), codec, Limits())
+    last = data.header()[-1].split("in any split; ")[1]
+    assert last == ends or (ends not in LEARNT and last.startswith(ends))
+
+
+LEARNT = ("an answer ends with '</s>'", "an answer ends with '<s>'")
 
 
 def test_a_template_that_ignores_where_the_assistant_begins_is_refused():

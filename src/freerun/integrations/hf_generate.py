@@ -198,7 +198,7 @@ def generate(
             room = max(turn.cap for turn in group)
             arguments["max_new_tokens"] = max(1, room if adapter.limit is None else min(room, adapter.limit - begin))
         with eval_mode(model):
-            ids = _called(model, {**arguments, **settings})
+            ids = _called(model, {**arguments, **settings, "num_return_sequences": 1})  # the best is scored
         if whispers := any(base.__name__ == "WhisperGenerationMixin" for base in type(model).__mro__):
             begin = 0  # its generate returns neither start nor end, and pads
         for number, turn, row in zip(members, group, ids[:, begin:].tolist(), strict=True):

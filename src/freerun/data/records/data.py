@@ -201,13 +201,26 @@ class RecordData:
         train = self.splits["train"].encoded
         prompt, target = (sum(len(getattr(one, side)) for one in train) / len(train) for side in ("prompt", "target"))
         lines += self.facts
-        end = self.codec.end
-        symbol = "no end symbol" if end is None else repr(self.codec.tokenizer.convert_ids_to_tokens(end))
         return [
             *lines,
             f"tokens of a training record: {prompt:.1f} prompt + {target:.1f} target; at most {self.longest[0]} + "
-            f"{self.longest[1]} in any split; an answer ends with {symbol}",
+            f"{self.longest[1]} in any split; {self._ends()}",
         ]
+
+    def _ends(self) -> str:
+        """What ends the answers, and how many of training do not teach the model to stop."""
+        end, train = self.codec.end, self.splits["train"].encoded
+        if end is None:
+            return "an answer ends with no end symbol"
+        symbol = repr(self.codec.tokenizer.convert_ids_to_tokens(end))
+        ended = sum(_last(self.codec, one) == end for one in train)
+        if ended:
+            some = "" if ended == len(train) else f", but for {len(train) - ended:,} of {len(train):,}"
+            return f"an answer ends with {symbol}{some}"
+        return (
+            f"no answer ends with {symbol} or another special symbol, so that the model does not learn to stop: let "
+            "the chat template write one after an answer"
+        )
 
 
 def encoded_data(records: Records, codec: RecordCodec, limits: Limits) -> RecordData:
@@ -224,13 +237,23 @@ def encoded_data(records: Records, codec: RecordCodec, limits: Limits) -> Record
 def with_end(codec: RecordCodec, encoded: Sequence[Encoded]) -> RecordCodec:
     """A codec with the end symbol and the longest answer of some records."""
     # what ends an answer: the special symbol that most answers end with, else the tokenizer's own
-    own = codec.tokenizer.eos_token_id
-    last, _ = Counter(own if one.language and own in one.target else one.target[-1] for one in encoded).most_common(1)[
-        0
-    ]
+    last, _ = Counter(_last(codec, one) for one in encoded).most_common(1)[0]
     end: int | None = last if last in special_ids(codec.tokenizer) else codec.tokenizer.eos_token_id
     longest = max(len(one.target) - (one.target[-1] == end) for one in encoded)
     return replace(codec, end=end, longest=longest)
+
+
+def _last(codec: RecordCodec, one: Encoded) -> int:
+    """The id that an answer ends with: before the id of a language, and before blanks that a template writes."""
+    own, special = codec.tokenizer.eos_token_id, special_ids(codec.tokenizer)
+    if one.language and own in one.target:
+        return own
+    for each in reversed(one.target):
+        if each in special:
+            return each
+        if str(codec.tokenizer.decode([each])).strip():
+            break
+    return one.target[-1]
 
 
 def encoded_problems(records: Records, codec: RecordCodec, limits: Limits) -> list[str]:

@@ -18,6 +18,9 @@ SPEAKERS = {
 }  # fmt: skip
 """Who speaks, in the words of ShareGPT and its relatives -> the role."""
 
+_NAMES = {name: SPEAKERS[name] for name in ("system", "human", "user", "gpt", "assistant", "chatgpt", "bing", "bard")}
+"""Those that are no role of any template, and in which a turn of the assistant would not be learnt."""
+
 BESIDE = {"tools": "a list of JSON schemas", "chat_template_kwargs": "an object"}
 """What a row may have for the chat template beside messages: the part, and usually its column's name -> what it is."""
 
@@ -42,9 +45,13 @@ def conversation_of(cell: Any) -> tuple[Message, ...] | str:
         message = {key: part for key, part in entry.items() if part is not None}
         if "from" in message and "role" not in message:
             speaker, message = message.pop("from"), {"content": message.pop("value", None), **message}
-            message = {"role": SPEAKERS.get(speaker) if isinstance(speaker, str) else None, **message}
+            message = {"role": SPEAKERS.get(speaker.lower()) if isinstance(speaker, str) else None, **message}
             if message["role"] is None:
                 return f"has a message from {display(speaker, 40)}, in message {number}; expected {', '.join(SPEAKERS)}"
+        if isinstance(role := message.get("role"), str):
+            message["role"] = _NAMES.get(role.lower(), role)
+        if (weight := message.get("weight", 1)) not in (0, 1):
+            return f"has a weight of {display(weight, 40)}, in message {number}; 0 is not learnt, 1 is"
         content = message.get("content", "" if message.get("tool_calls") else None)
         if isinstance(content, list) and all(_is_text(part) for part in content):
             message["content"] = content = "".join(part["text"] for part in content)

@@ -36,7 +36,12 @@ _PACKED = ("seq_idx", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_len
 
 def _checked(arguments: Mapping[str, Any], rows: Any, replaceable: Any, table: int, vocab: int) -> Mapping[str, Any]:
     """The arguments if they fit together; positions that are the same for all rows are written out."""
-    ids, positions = arguments["input_ids"], arguments.get("position_ids")
+    ids, positions = arguments.get("input_ids"), arguments.get("position_ids")
+    if ids is None:
+        raise UserError(
+            f"input_ids is missing; got {', '.join(arguments) or 'nothing'}: entries of a decoder's history are ids, "
+            "which inputs_embeds are not"
+        )
     if problems := two_dimensional("input_ids", ids):
         raise UserError(problems)
     if isinstance(positions, Tensor) and positions.shape == (1, ids.shape[1]):
@@ -230,7 +235,7 @@ class CausalModel(HuggingFaceModel):
     def batch(
         self,
         *,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
         position_ids: Tensor | None = None,

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import cache, cached_property
 from typing import Any, ClassVar
 
@@ -295,7 +296,7 @@ class HuggingFaceModel(nn.Module):
         self._halves: SplitHead | WholeHead = WholeHead()
         self.limit = positions(inner)  # None: as many as one likes
         parameters = inspect.signature(type(inner).forward).parameters
-        self._accepted = frozenset(parameters)
+        self.accepted = frozenset(parameters)
         self.takes_any = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
 
     @property
@@ -329,7 +330,7 @@ class HuggingFaceModel(nn.Module):
 
     def accepts(self, name: str) -> bool:
         """Whether the model's forward has an argument of that name."""
-        return name in self._accepted
+        return name in self.accepted
 
     # -- the complete sequence at once
 
@@ -533,13 +534,27 @@ def two_dimensional(name: str, ids: Any) -> list[str]:
 
 
 _LABELS = re.compile(r"(^|_)(labels?|targets?)(_ids)?$")
+_MASKS = re.compile(r"^((attn|assistant|assistant_tokens|completion|prompt|response|loss|label|labels)_)?masks?$")
 
 
 def misnamed(m: HuggingFaceModel, names: Iterable[str], labels: Any) -> list[str]:
-    """What a forward of any arguments would overlook: labels under a name of their own."""
-    wrong = [] if labels is not None else [n for n in names if _LABELS.search(n) and not m.accepts(n)]
-    return [f"{name} is no argument of {type(m.inner).__name__}.forward, and labels is missing: labels=..., -100 where "
-            "nothing is to be learned" for name in wrong]  # fmt: skip
+    """What a forward of any arguments would overlook: labels and masks of other names, and names misspelt."""
+    name, problems = f"{type(m.inner).__name__}.forward", list[str]()
+    for each in names:
+        if m.accepts(each):
+            continue
+        near = get_close_matches(each, m.accepted, 1, 0.93)
+        if labels is None and _LABELS.search(each):
+            problems.append(f"{each} is no argument of {name}, and labels is missing: labels=..., -100 where nothing "
+                            "is to be learned")  # fmt: skip
+        elif near:
+            problems.append(f"{each} is no argument of {name}, which would overlook it; is {near[0]} meant?")
+        elif m.takes_any and _MASKS.search(each):
+            problems.append(
+                f"{each} is no argument of {name}, which would overlook it: attention_mask is 0 on padding, labels are "
+                "-100 where nothing is to be learned; leave it out of the batch"
+            )
+    return problems
 
 
 def widened(ids: Any) -> Any:
