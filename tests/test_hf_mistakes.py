@@ -148,6 +148,15 @@ REFUSED: dict[str, tuple[Any, tuple[str, ...]]] = {
         "decoder_input_ids are the labels themselves", "leave them out of the batch")),
     "decoder ids shifted twice": (lambda: seq2seq(of_batch(lambda b: ids_before(b, 2))), (
         "the labels shifted twice", "leave them out of the batch")),
+    "decoder ids that are none of the labels": (
+        lambda: seq2seq(of_batch(lambda b: {**b, "decoder_input_ids": 2 + (b["labels"].clamp_min(0) + 7) % 20})),
+        ("other ids than the labels before them", "next to none")),
+    "a decoder's mask that hides labels": (
+        lambda: seq2seq(of_batch(lambda b: {**b, "decoder_attention_mask": torch.zeros_like(b["labels"])})),
+        ("decoder_attention_mask is 0 at", "that have labels")),
+    "a mask of what is learnt": (
+        lambda: causal(of_batch(lambda b: {**b, "attention_mask": (b["labels"] != -100).long()})),
+        ("attention_mask is 0 on tokens that are no padding, in every row", "labels of -100")),
     "labels that are other ids": (lambda: causal(OTHERS), ("labels are the ids at their positions", "next to none")),
     "a start symbol from the template and the tokenizer": (lambda: causal(doubled), (
         "begins with the start symbol 'w5' twice", "add_special_tokens=False")),

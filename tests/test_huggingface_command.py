@@ -215,6 +215,34 @@ def test_evaluate_diagnose_and_check(world, name, tmp_path, capsys):
         wrong = json.loads((tmp_path / "all" / "diagnosis.json").read_text())["diagnosis"]["teacher_forced"]["wrong"]
         assert 100 - 100 * wrong == pytest.approx(summary["test"]["teacher_forced"]["token_accuracy"])
     assert "refused" not in ends(capsys, 0, "check", run).out
+    found = ends(capsys, 0, "check", world(name) / "tiny.toml").out  # before any training
+    assert "causal" in found
+    assert "refused" not in found
+
+
+def test_sources_of_a_file_without_heading_are_lines_or_a_table(world, tmp_path, capsys):
+    data = tmp_path / "eng-ger.txt"
+    data.write_text("".join(f"{source}\t{target}\tCC-BY\n" for source, target in sentences()))
+    write_recipe(tmp_path, world("t5-pairs") / "from", data)
+    assert main(["train", str(tmp_path / "tiny.toml"), "--out", str(tmp_path / "run")]) == 0
+    capsys.readouterr()
+    lines, table = tmp_path / "in.txt", tmp_path / "table.txt"
+    lines.write_text("a man runs.\nthe dog sleeps.\n")
+    table.write_text("a man runs.\tx\nthe dog sleeps.\ty\n")
+    plain_lines = ends(capsys, 0, "generate", tmp_path / "run", "--input", lines, "--length", "5").out.splitlines()
+    rows_of_table = ends(capsys, 0, "generate", tmp_path / "run", "--input", table, "--length", "5").out.splitlines()
+    assert [visible(json.loads(row)["output"]) for row in rows_of_table] == plain_lines
+    lines.write_text("a man runs.\nthe dog\tsleeps.\n")
+    assert f"{lines}:2: holds a tab" in ends(capsys, 2, "generate", tmp_path / "run", "--input", lines).err
+
+
+@pytest.mark.parametrize("damage", [b"xx", b"", bytes(64)])
+def test_weights_that_cannot_be_read_are_refused(tmp_path, capsys, damage):
+    model = model_folder(tmp_path / "from", "t5")
+    (model / "model.safetensors").write_bytes(damage)
+    write_recipe(tmp_path, model, write_lines(tmp_path / "data.jsonl", rows("pairs")))
+    message = ends(capsys, 2, "train", tmp_path / "tiny.toml", "--out", tmp_path / "run").err
+    assert f"{model}: the model cannot be loaded: " in message
 
 
 def test_evaluate_refuses_a_file_of_other_columns_or_too_long(world, tmp_path, capsys):

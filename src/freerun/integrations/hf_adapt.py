@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -253,7 +253,7 @@ def _examined(inner: Any, example: Mapping[str, Any] | None) -> _Able:
 
 
 @contextmanager
-def _own_precision(inner: Any) -> Iterator[None]:
+def _own_precision(inner: Any) -> Generator[None]:
     """The model without autocast, around it or in the forward that accelerate's ``prepare`` gives it: sums rounded to
     eight bits differ by more than what is looked for."""
     own, wrapped = (vars(inner).get(name) for name in ("_original_forward", "forward"))

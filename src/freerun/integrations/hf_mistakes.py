@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import Trainer
 
+from freerun.errors import listed
 from freerun.models.pretrained import end_ids
 
 Inputs = Mapping[str, Any]
@@ -141,7 +142,27 @@ def _mask_problems(trainer: Any, adapter: Any, samples: Sequence[Inputs]) -> lis
             f"attention_mask hides all of {empty} rows: what is read has 1 in it, attention_mask = (input_ids != "
             "pad_token_id).long(); leave rows without any text out of the data"
         ]
+    # a mask of what is learnt hides other ids in every row; padding is one id, even where no pad is known
+    texts = [ids[~mask] for ids, mask in masked if not bool(mask.all())]
+    hidden = torch.cat(texts) if texts else torch.zeros(0, dtype=torch.int64)
+    known = torch.isin(hidden, torch.tensor(sorted(pads | ends), dtype=hidden.dtype, device=hidden.device))
+    if len(hidden[~known].unique()) > 1 and all(_hides_text(ids, mask, pads | ends) for ids, mask in masked):
+        return [
+            f"attention_mask is 0 on tokens that are no padding, in every row (ids {listed(_some(hidden[~known]))}), "
+            "and the model would not read them: prompts stay visible, and labels of -100 leave them out of the loss: "
+            "attention_mask = (input_ids != pad_token_id).long()"
+        ]
     return []
+
+
+def _hides_text(ids: Tensor, mask: Tensor, pads: set[int]) -> bool:
+    """Whether every row has a hidden id that is no pad."""
+    shown = mask | torch.isin(ids, torch.tensor(sorted(pads), dtype=ids.dtype, device=ids.device))
+    return not bool(shown.all(1).any())
+
+
+def _some(ids: Tensor) -> list[str]:
+    return [str(each) for each in ids.unique().tolist()[:3]]
 
 
 def _pads(trainer: Any, adapter: Any) -> set[int]:
@@ -150,7 +171,8 @@ def _pads(trainer: Any, adapter: Any) -> set[int]:
 
 
 def _offset(rows: Sequence[_Row]) -> int | None:
-    """How many positions before its label a decoder's input has the same id, by most of the labels; None: no such."""
+    """How many positions before its label a decoder's input has the same id, by most of the labels; 1: as it should
+    be, or in part; None: by hardly any."""
     found = dict.fromkeys((1, 0, 2), 0)
     for row in rows:
         assert row.fed is not None
@@ -159,15 +181,22 @@ def _offset(rows: Sequence[_Row]) -> int | None:
             found[by] += int(((row.fed[by:] == row.whole[:end]) & (row.whole[:end] != -100)).sum())
     number = sum(int((row.whole[: len(row.whole) - 1] != -100).sum()) for row in rows)
     best = max(found, key=lambda by: found[by])
-    return best if number and found[best] >= 0.8 * number and found[1] < 0.5 * number else None
+    if not number or found[1] >= 0.5 * number:
+        return 1
+    return best if found[best] >= 0.8 * number else None
 
 
 def _decoder_problems(adapter: Any, rows: Sequence[_Row]) -> Iterator[str]:
     config, own = adapter.inner.config, adapter.inner.generation_config
     start = getattr(config, "decoder_start_token_id", None)
     learnt = [row for row in rows if row.counted.any()]
-    offset = _offset(beside) if (beside := [row for row in learnt if row.fed is not None]) else None
-    if offset is not None:
+    offset = _offset(beside) if (beside := [row for row in learnt if row.fed is not None]) else 1
+    if offset is None:
+        yield (
+            "decoder_input_ids are other ids than the labels before them: a method replaces the ids that are labels, "
+            "and here it would replace next to none: leave them out of the batch: the model shifts its labels itself"
+        )
+    elif offset != 1:
         twice = "the labels shifted twice, so that the decoder never reads the token before the one it is to predict"
         what = twice if offset else "the labels themselves, so that the decoder reads what it is to predict"
         yield f"decoder_input_ids are {what}: leave them out of the batch: the model shifts its labels itself"

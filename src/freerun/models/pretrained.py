@@ -187,7 +187,7 @@ def _check_local(path: str, *files: str, help_line: str = "") -> None:
 def _taught(path: str, what: str, load: Callable[[], Any]) -> Any:
     try:
         return load()
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except Exception as error:  # whatever a damaged file makes a reader of it raise
         if out_of_memory(error):
             raise
         reason = " ".join((str(error).strip() or type(error).__name__).split())[:300]

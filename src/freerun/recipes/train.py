@@ -196,8 +196,8 @@ def untrained(recipe: Recipe) -> tuple[Module, Batch]:
     """Return the model of a recipe before any training, and a small batch to try it on."""
     data = build_data(recipe.data, recipe.model)
     task = task_of(recipe.data)
-    batch = data.splits["dev"][0] if issubclass(task, BatchTask) else task.trial_batch(data.codec, 4)
-    return build_model(recipe, data), batch
+    model = build_model(recipe, data)  # a pretrained one makes the data's batches
+    return model, data.splits["dev"][0] if issubclass(task, BatchTask) else task.trial_batch(data.codec, 4)
 
 
 def build_task(recipe: Recipe, data: Any) -> DataTask:

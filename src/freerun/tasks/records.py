@@ -237,6 +237,8 @@ class RecordTask(DataTask):
             return None
         how: dict[str, Any] = {name: getattr(codec, name) for name in ("separator", "quoting", "header")}
         table, problems = read_rows(path, known=fields_of(source), **how)
+        if kind == "txt" and table.columns == ("text",):
+            return None  # a source a line
         refuse(problems)
         lines = [json.dumps(row, ensure_ascii=False, default=str) for row in table.rows]
         return lines, [table.locate(number) for number in range(len(lines))]
