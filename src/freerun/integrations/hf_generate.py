@@ -185,6 +185,8 @@ def generate(
     joined = joined and not _counts_padding(model.generation_config, settings) and _padding_is_inert(adapter)
     for number, turn in enumerate(some):
         groups.setdefault((0 if joined else len(turn.prompt), _forced(adapter, batch, turn)), []).append(number)
+    returned = settings.get("num_return_sequences", model.generation_config.num_return_sequences)
+    one = {} if returned in (None, 1) else {"num_return_sequences": 1}  # the best is scored
     for (_, forced), members in groups.items():
         group = [some[number] for number in members]
         picked = context.select(torch.tensor([turn.row for turn in group], device=context.first.device))
@@ -198,7 +200,7 @@ def generate(
             room = max(turn.cap for turn in group)
             arguments["max_new_tokens"] = max(1, room if adapter.limit is None else min(room, adapter.limit - begin))
         with eval_mode(model):
-            ids = _called(model, {**arguments, **settings, "num_return_sequences": 1})  # the best is scored
+            ids = _called(model, {**arguments, **settings, **one})
         if whispers := any(base.__name__ == "WhisperGenerationMixin" for base in type(model).__mro__):
             begin = 0  # its generate returns neither start nor end, and pads
         for number, turn, row in zip(members, group, ids[:, begin:].tolist(), strict=True):
