@@ -247,7 +247,7 @@ def test_csv_and_parquet_and_arrays_are_the_same(csv, tmp_path):
         "targets: load",
         "covariates: plan",
         "normalisation: mean and deviation of the training rows",
-        "one row every 3600 seconds",
+        "one row every hour",
     ]
 
 
@@ -290,7 +290,7 @@ def test_time_stamps_that_are_doubled_unsorted_or_uneven(csv):
     twice, follows, *_ = problems_of(load_series, file, HOURLY)
     advice = ', or set missing = "mask", which puts absent rows in, or irregular = "ignore"'
     assert twice == f"{file}:7: time {stamps[4]} stands twice; keep one of the rows{advice}"
-    assert f"{file}:8: time {stamps[6]} follows {stamps[4]}, and rows come every 3600 seconds" in follows
+    assert f"{file}:8: time {stamps[6]} follows {stamps[4]}, and rows come every hour" in follows
     load_series(file, replace(HOURLY, irregular="ignore"))
     rows = good()
     expected = load_series(csv(rows), HOURLY)

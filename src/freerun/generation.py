@@ -234,7 +234,10 @@ def draw_for(model: Any, draw: str = "auto") -> Draw:
         draw = "point" if head == "point" else "expected"
     if draw == "sample":
         if head == "point":
-            raise UserError("the model predicts values, no law to draw from: give it a head, such as head='gaussian'")
+            raise UserError(
+                "the model predicts values, no law to draw from: train one with a head, such as head='gaussian' "
+                "(model.head in a recipe)"
+            )
         draw = "quantile_sample" if head == "quantiles" else head
     allowed = {"point": ("point",), "quantiles": ("expected", "quantile_sample")}.get(head, ("expected", head))
     if draw not in allowed:

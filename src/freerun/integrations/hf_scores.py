@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import Trainer, TrainerCallback
 
+from freerun.data.files import counted
 from freerun.errors import UserError, listed
 from freerun.integrations.hf_generate import (
     Generated,
@@ -109,8 +110,10 @@ class Callback(TrainerCallback):
             problems.append(f"rows must be a whole number of at least 1, or 'all'; got {rows!r}")
         if not 0 < cost <= 1:
             problems.append(f"cost must lie in (0, 1], a share of the training time; got {cost!r}")
-        if trainer is not None and not hasattr(trainer, "evaluation_loop"):
-            problems.append(f"the first argument is the trainer; got {trainer!r} (draw={trainer!r} is an argument)")
+        if trainer is not None and (isinstance(trainer, type) or not hasattr(trainer, "evaluation_loop")):
+            simple = isinstance(trainer, (int, float, str))
+            got = f"{trainer!r} (draw={trainer!r} is an argument)" if simple else type(trainer).__name__
+            problems.append(f"the first argument is the trainer; got {got}")
         if problems:
             raise UserError(problems)
         self.method = free_running(draw=draw)
@@ -348,8 +351,8 @@ class Callback(TrainerCallback):
         if self.rows is None and trainer.is_in_train and trainer.state.global_step and cost > 1.2 * self.cost:
             _once(
                 self,
-                f"hf.Callback: {rows} rows cost {cost:.0%} of the training time, more than cost={self.cost:g}: "
-                "evaluate less often (eval_steps), or raise cost=",
+                f"hf.Callback: free-running scores cost more than cost={self.cost:g} of the training time: {cost:.0%} "
+                f"for {counted(rows, 'row')}: evaluate less often (eval_steps), raise cost=, or set rows=",
             )
 
 

@@ -48,6 +48,13 @@ class MethodMixin(Base):
     def __init__(
         self, *args: Any, method: Any = None, predict_with_generate: bool | None = None, **kwargs: Any
     ) -> None:
+        if method is not None and (isinstance(method, type) or not hasattr(method, "run")):
+            got = (
+                f"{getattr(method, '__name__', '...')} itself, which is to be called"
+                if callable(method)
+                else repr(method)
+            )
+            raise UserError(f"method must be a method, such as fr.scheduled_sampling(0.75); got {got}")
         self.method = method
         super().__init__(*args, **kwargs)
         self._bind_callbacks()

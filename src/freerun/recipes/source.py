@@ -135,7 +135,9 @@ def _value(value_text: str) -> Any:
         value = _parsed(f"value = {value_text}")["value"]
     except tomllib.TOMLDecodeError as error:
         if value_text[0] in "[{\"'" or "\n" in value_text:
-            raise UserError(f"broken TOML value: {_lower_first(error)}") from None
+            template = re.match(r"\{\w+(\.\w+)*\}", value_text)
+            quoted = f"; a text that begins with {{ is quoted twice: '\"{template[0]}...\"'" if template else ""
+            raise UserError(f"broken TOML value: {_lower_first(error)}{quoted}") from None
         value = value_text
     if strange := list(_strange(value, ())):
         raise UserError([problem for _, problem in strange])

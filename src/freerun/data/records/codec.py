@@ -137,11 +137,14 @@ class RecordCodec:
 
     def _pairs(self, records: Sequence[Record]) -> tuple[list[Encoded | None], list[str]]:
         encoded: list[Encoded | None] = [None] * len(records)
+        unknown = dict[str, list[str]]()
+        for record in records:
+            for language in {record.source_language, record.language}:
+                if language_problem(self.tokenizer, language):
+                    unknown.setdefault(language, []).append(record.origin)
         problems = [
-            f"{record.origin}: {problem}"
-            for record in records
-            for language in (record.source_language, record.language)
-            if (problem := language_problem(self.tokenizer, language))
+            f"{rows[0]}{f', and {len(rows) - 1:,} more' * (len(rows) > 1)}: {language_problem(self.tokenizer, name)}"
+            for name, rows in unknown.items()
         ]
         groups: dict[tuple[str, str], list[int]] = {}
         for number, record in enumerate(records):
@@ -330,7 +333,9 @@ def language_problem(tokenizer: Any, language: str) -> str:
     known = [str(token) for token in tokenizer.all_special_tokens]
     return (
         f"{display(language, 40)} is no language of the tokenizer; its special symbols are {listed(known) or 'none'}: "
-        "write it as the tokenizer does, or add its symbol (tokenizer.add_special_tokens, resize_token_embeddings)"
+        "write it as the tokenizer does, or add its symbol (tokenizer.add_special_tokens, resize_token_embeddings); "
+        "for a model that reads the language in its source, as T5 does, write a template, "
+        'data.source = "translate to {column}: {source}"'
     )
 
 

@@ -146,6 +146,17 @@ def _found(table: DataTable, bare: bool) -> tuple[str, dict[str, str]]:
     )
 
 
+def usual_instead(columns: Mapping[str, str], table: DataTable) -> str:
+    """What a table would be read as, if no column was named: the end of a message; \"\" if that is unclear."""
+    try:
+        shape, parts = _found(table, False)
+    except UserError:
+        return ""
+    named = [f"data.{part}" for part in columns if part not in BESIDE]
+    found = listed(name for each in parts.values() for name in fields_of(each))
+    return f"; leave {' and '.join(named)} out (--set {named[0]}=), and {shape} are read from {found}"
+
+
 def _fitted(name: str, table: DataTable, bare: bool) -> str:
     """A usual template without the columns that a table has not, and with ``bare`` without headings."""
     if "{" not in name:

@@ -34,6 +34,7 @@ from freerun.data.records.columns import (
     is_blank,
     shape_of,
     unused_columns,
+    usual_instead,
 )
 from freerun.data.records.messages import BESIDE, Message, answered, completed, template_cell, text_problem
 from freerun.data.tables import ENDINGS, FORMATS, DataTable, bare, read_rows
@@ -421,6 +422,7 @@ def _table_records(
     """Return a table's records; how many rows were left out or lack an optional column; what is wrong with others."""
     if absent := list(absent_columns(columns, table)):
         has = listed(table.columns) or "none"
+        has += usual_instead(columns, table)
         return [], {}, [f"{table.origin}: has no column {name!r}; its columns are {has}" for name in absent]
     records: list[Record] = []
     problems: list[str] = []

@@ -416,7 +416,7 @@ def _notes(
 ) -> tuple[str, ...]:
     notes = [f"series: {len(pieces):,}"] if len(pieces) > 1 else []
     if step is not None:
-        notes.append(f"one row every {step}")
+        notes.append(f"one row every {step.words}")
     if fills:
         counts = ", ".join(f"{number:,} of {name}" for name, number in fills.items())
         notes.append(f'filled, missing = "{options.missing}": {counts}')

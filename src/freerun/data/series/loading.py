@@ -261,7 +261,7 @@ def _spacing(pieces: Sequence[Piece], options: SeriesOptions) -> tuple[Step | No
         own = usual if gaps or len(steps) < 2 else step_between(stamps)
         problems += first_problems(piece.name, uneven(stamps, own, piece.locate, advice, gaps=gaps))
     if len(steps) > 1 and not gaps and not problems:
-        listing = "; ".join(f"{name}: every {step}" for _, step, name in steps.values())
+        listing = "; ".join(f"{name}: every {step.words}" for _, step, name in steps.values())
         problems.append(f"series have rows of different steps: {listing}; give them apart, or bring them to one step")
     return usual, problems
 

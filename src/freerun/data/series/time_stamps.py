@@ -49,6 +49,9 @@ def instant(stamp: Any) -> Any:
     return stamp
 
 
+_UNITS = ((86400, "day"), (3600, "hour"), (60, "minute"))
+
+
 @dataclass(frozen=True)
 class Step:
     """How far apart two rows are.
@@ -70,6 +73,15 @@ class Step:
 
     def __str__(self) -> str:
         return f"{self.size:.12g} {self.of}"
+
+    @property
+    def words(self) -> str:
+        """What stands after "every": "month", "15 minutes"."""
+        size, unit = self.size, self.of[:-1]
+        if unit == "second":
+            seconds, unit = next((each for each in _UNITS if size % each[0] == 0), (1, unit))
+            size /= seconds
+        return unit if size == 1 else f"{size:.12g} {unit}s"
 
     @classmethod
     def parse(cls, text: str) -> Step:
@@ -201,7 +213,7 @@ def uneven(
             kinds.setdefault("comes after {}; sort the rows by time", []).append(row)
         elif step is not None and (number := step.between(before, stamp)) != 1 and not (gaps and number):
             what = "that is no whole number of them" if number is None else "put in the rows between"
-            kinds.setdefault(f"follows {{}}, and rows come every {step}; {what}", []).append(row)
+            kinds.setdefault(f"follows {{}}, and rows come every {step.words}; {what}", []).append(row)
     lines: list[tuple[int, str]] = []
     for kind, rows in kinds.items():
 

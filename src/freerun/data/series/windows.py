@@ -364,9 +364,10 @@ class SeriesData:
                 continue
             longest = max((part.end - part.begin for part in self.segments[split]), default=0)
             needs = f"past + horizon = {past + horizon}" if split == "train" else f"horizon = {horizon}"
+            fits = f" (data.horizon = {longest} fits)" if split != "train" and 0 < longest < horizon else ""
             problems.append(
                 f"{self.name}: the {split} split has no window: its longest piece is {counted(longest, 'row')}, and a "
-                f"window needs {needs} (past {past}); use a shorter past or horizon, more rows, or another split"
+                f"window needs {needs} (past {past}); use a shorter past or horizon{fits}, more rows, or another split"
             )
         refuse(problems)
 
