@@ -279,7 +279,7 @@ def test_an_empty_text_is_no_missing_one(tmp_path):
 
 
 def test_the_finetune_recipe_turned_to_completions():
-    taken = ["data.source=", "data.target=", "data.prompt=question", "data.completion=answer"]
+    taken = ["data.prompt=question", "data.completion=answer"]
     data = load_recipe("finetune-pairs", [*taken, "data.path=x.jsonl"]).data
     assert (data.source, data.target, data.prompt, data.completion) == (None, None, "question", "answer")
 

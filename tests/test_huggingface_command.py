@@ -344,7 +344,7 @@ FINETUNE = {
     "finetune-pairs": ("t5", "pairs", ()),
     "finetune-completions": ("gpt2", "completions", ()),
     "finetune-pairs turned": (
-        "gpt2", "completions", ("data.source=", "data.target=", "data.prompt=prompt", "data.completion=completion"),
+        "gpt2", "completions", ("data.prompt=prompt", "data.completion=completion"),
     ),
 }  # fmt: skip
 
