@@ -288,3 +288,12 @@ def test_glob_characters_in_paths_of_series_and_texts_are_letters(tmp_path, kind
     path.unlink()
     assert problems_of(read_table, path)[0].startswith(f"{path}: no such file or folder; ")
     assert set(load_text(tmp_path / LETTERS.format("txt"), TextOptions(length=8)).parts["train"]) == {"0"}
+
+
+def test_named_columns_that_are_absent_give_way_to_the_usual_ones(tmp_path):
+    talk = [{"role": "user", "content": "Hello!"}, {"role": "assistant", "content": "Hello."}]
+    path = write_lines(tmp_path / "chat.jsonl", [{"messages": talk, "id": 1}] * 8)
+    first, second = problems_of(load_records, str(path), RecordOptions(prompt="prompt", completion="completion"))
+    advice = "; leave data.prompt and data.completion out (--set data.prompt=), and messages are read from messages"
+    assert first == f"{path}: has no column 'prompt'; its columns are messages, id{advice}"
+    assert second.endswith(advice)

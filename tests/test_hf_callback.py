@@ -13,7 +13,7 @@ from sacrebleu.metrics import CHRF
 import freerun as fr
 from builders import refused
 from families import CAUSAL, FAMILIES, LANGUAGE, VOCAB
-from freerun import hf
+from freerun import UserError, hf
 from freerun.integrations.hf_scores import _Rows
 from hf_trainer_world import COMPLETIONS, PAIRS, collate, completions, llama, logged, make, pairs, t5, tokenizer
 
@@ -401,3 +401,16 @@ def test_arguments_and_trainers_that_are_refused():
     refused("makes complete batches", hf.Callback(complete).scores, complete, loader)
     short = stock(callback=lambda t: hf.Callback(t, generation={"max_length": 2}))
     refused("generation={'max_new_tokens': 64}", short.evaluate)
+
+
+@pytest.mark.parametrize(("given", "name"), [(transformers.Trainer, "type"), (torch.nn.Linear(1, 1), "Linear")])
+def test_what_is_no_trainer_is_named_by_its_class(given, name):
+    with pytest.raises(UserError, match=f"the first argument is the trainer; got {name}$"):
+        hf.Callback(given)
+    assert "evaluation_loop" in vars(transformers.Trainer)
+
+
+@pytest.mark.parametrize("given", ["scheduled_sampling", fr.scheduled_sampling])
+def test_a_method_that_is_none_is_refused_at_construction(given):
+    with pytest.raises(UserError, match="method must be a method, such as"):
+        hf.Trainer(model=None, method=given)

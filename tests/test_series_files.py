@@ -16,7 +16,7 @@ from builders import problems_of, refused, write_csv
 from freerun.data import SeriesCodec, SeriesOptions, load_series, read_past, series_from_arrays
 from freerun.data.files import DataFile
 from freerun.data.series.inference import read_future, read_windows
-from freerun.data.series.time_stamps import step_between
+from freerun.data.series.time_stamps import Step, step_between
 from freerun.data.times import localised
 from freerun.diagnostics import diagnose
 from freerun.recipes import load_recipe
@@ -525,3 +525,10 @@ def test_checks_and_batches_of_ones_own_take_missing_values():
     far = ((free - gold) / torch.stack(scale)).square()
     expected = float((far.masked_fill(~there, 0).sum(-1) / there.sum(-1))[batch.mask].mean())
     assert scores.free_running["mse"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_step_in_words():
+    steps = ["1 months", "86400 seconds", "900 seconds", "90 seconds", "3 months", "0.5 units"]
+    assert [Step.parse(text).words for text in steps] == [
+        "month", "day", "15 minutes", "90 seconds", "3 months", "0.5 units",
+    ]  # fmt: skip
