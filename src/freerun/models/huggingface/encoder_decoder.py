@@ -194,14 +194,14 @@ class EncoderDecoder(HuggingFaceModel):
         if not problems:
             vocab, mask = self.target_vocab, arguments.get("decoder_attention_mask")
             problems = id_problems("labels", labels, vocab) + id_problems("decoder_input_ids", fed, vocab)
-            if mask is not None and labels is not None and (hidden := ((mask == 0) & (labels != -100)).sum()):
+            if mask is not None and bool((mask[:, :-1] < mask[:, 1:]).any()):
+                problems.append(
+                    "decoder_attention_mask has padding on the left: pad labels and decoder_input_ids on the right"
+                )
+            elif mask is not None and labels is not None and (hidden := ((mask == 0) & (labels != -100)).sum()):
                 problems.append(
                     f"decoder_attention_mask is 0 at {int(hidden)} positions that have labels, which the model would "
                     "predict without reading what is before them: leave it out of the batch, or labels of -100 there"
-                )
-            elif mask is not None and bool((mask[:, :-1] < mask[:, 1:]).any()):
-                problems.append(
-                    "decoder_attention_mask has padding on the left: pad labels and decoder_input_ids on the right"
                 )
         if problems:
             raise UserError(problems)
