@@ -11,6 +11,7 @@ from datasets import IterableDataset
 from sacrebleu.metrics import CHRF
 
 import freerun as fr
+import huggingface_world
 from builders import refused
 from families import CAUSAL, FAMILIES, LANGUAGE, VOCAB
 from freerun import UserError, hf
@@ -243,6 +244,22 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "a length": {"repetition_penalty": 3.0, "max_new_tokens": 3}, "suppressed": {"suppress_tokens": [1, 9]},
     "forced": {"forced_bos_token_id": 7},
 }  # fmt: skip
+
+
+def test_strings_that_stop_generation_are_found_by_the_trainers_tokenizer():
+    words = huggingface_world.tokenizer()
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(huggingface_world.config("llama", len(words))).eval()
+    model.generation_config.eos_token_id, model.generation_config.max_new_tokens = None, 12
+    ids = words("a man runs.").input_ids
+    long = model.generate(torch.tensor([ids]))[0, len(ids) :].tolist()
+    stop = next(text for n in range(1, 12) if (text := words.decode([long[n]])).strip().isascii() and text.strip())
+    model.generation_config.stop_strings = [stop]
+    row = {"input_ids": [*ids, *long], "labels": [-100] * len(ids) + long}
+    trainer = make(transformers.Trainer, model, [row], trainer={"eval_dataset": [row], "processing_class": words})
+    trainer.add_callback(hf.Callback(trainer))
+    stopped = next(n for n in range(1, 12) if stop in words.decode(long[:n]))
+    assert trainer.evaluate()["eval_free_running_length_ratio"] == stopped / 12 < 1
 
 
 @pytest.mark.filterwarnings("ignore:labels begin with")  # of another id than what is forced

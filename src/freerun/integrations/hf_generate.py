@@ -101,6 +101,9 @@ def trainer_settings(trainer: Any) -> dict[str, Any]:
     found |= getattr(trainer, "_gen_kwargs", {})
     if found.get("max_new_tokens") is not None:
         del found["max_length"]
+    own_config = getattr(trainer.model, "generation_config", None)
+    if getattr(own_config, "stop_strings", None) is not None:
+        found["tokenizer"] = tokenizer_of(trainer)  # it finds them
     return {name: value for name, value in found.items() if value is not None}
 
 
