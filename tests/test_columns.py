@@ -6,9 +6,11 @@ import polars as pl
 import pytest
 
 from builders import problems_of
+from freerun.comparison.results import _identities
 from freerun.data import TextOptions, load_text
 from freerun.data.records import Limits, RecordCodec, RecordOptions, fit_lengths, load_records
 from freerun.data.tables import read_table
+from freerun.training.run_folder import items
 from huggingface_world import CHAT, MARKED, tokenizer, write_lines
 
 ALPACA = [
@@ -297,3 +299,11 @@ def test_named_columns_that_are_absent_give_way_to_the_usual_ones(tmp_path):
     advice = "; leave data.prompt and data.completion out (--set data.prompt=), and messages are read from messages"
     assert first == f"{path}: has no column 'prompt'; its columns are messages, id{advice}"
     assert second.endswith(advice)
+
+
+def test_the_items_of_a_test_may_be_conversations(tmp_path):
+    talk = [{"role": "user", "content": "Hello!"}]
+    write_lines(tmp_path / "test-items.jsonl", [{"source": talk, "output": "Hi.", "reference": "Hello."}] * 2)
+    listed = items(tmp_path)
+    assert [item["source"] for item in listed] == [talk, talk]
+    assert [count for _, count in _identities(listed)] == [0, 1]

@@ -75,7 +75,7 @@ class _Summary(TypedDict):
 
 
 class _Item(TypedDict):
-    source: str
+    source: str | list[Any]  # a conversation
     output: NotRequired[str]
     reference: NotRequired[str]
     references: NotRequired[list[str]]
