@@ -190,6 +190,17 @@ def test_prompts_longer_than_the_model_are_refused_when_they_go_on():
     refused(f"{LONGEST} positions", fr.generate, m, prompt, length=5)
 
 
+@pytest.mark.parametrize("method", [fr.teacher_forcing(), fr.scheduled_sampling(0.5)], ids=["gold", "mixed"])
+@pytest.mark.parametrize("name", ["gpt2", "t5"])
+def test_labels_that_were_forgotten_in_a_loop_of_ones_own_are_named(name, method):
+    m = hf.adapt(FAMILIES[name].build())
+    prompts = m.batch(**{key: value for key, value in collated(name, torch.float32).items() if key != "labels"})
+    refused(r"no labels.* pass labels=", method, m, prompts, step=0)
+    with torch.no_grad():
+        assert method(m, prompts, step=0) == 0
+    assert m(prompts).isfinite().all()
+
+
 def test_a_batch_that_the_model_did_not_make_is_refused():
     ids = causal_inputs()["input_ids"]
     refused(r"batch\(input_ids", lambda: fr.teacher_forcing()(adapted("gpt2"), fr.Batch(ids, ids, ids >= 0), step=0))

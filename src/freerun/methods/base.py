@@ -147,6 +147,11 @@ class TransformMethod(Arguments):
     def run(self, model: Any, batch: Batch, step: int | None = None, key: int = 0, **unknown: Never) -> Outcome:
         """One step: transform, forward, objective."""
         step, key = checked_call(model, batch, step, key, unknown)
+        if torch.is_grad_enabled() and not getattr(batch.context, "has_labels", True):
+            raise UserError(
+                "the batch has no labels, so its loss would be 0 and nothing learnt: pass labels= to batch(...); to "
+                "continue prompts, fr.generate"
+            )
         with explained_errors(model):
             outcome = self.compute(model, self.apply_horizon(batch, step, key), step, key)
         if self.horizon is None:

@@ -72,6 +72,11 @@ class SourceContext:
     forced: Tensor | None = None  # (rows, n) ids that generation forces at the history's beginning, -1: none
 
     @property
+    def has_labels(self) -> bool:
+        """False for a complete batch of prompts alone."""
+        return self.layout is None or self.layout.arguments.get("labels") is not None
+
+    @property
     def placeholders(self) -> tuple[int, ...]:
         """Ids that stand for images and the like, and those around them: a history without them fits no more."""
         return self.media.placeholders + self.media.marks
