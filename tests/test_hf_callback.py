@@ -360,11 +360,13 @@ def test_the_sample_is_sized_by_its_cost(monkeypatch):
         trained(2, cost=0.001, eval_steps=1)
 
 
-def test_a_resumed_run_scores_the_same_rows(tmp_path):
+def test_a_resumed_run_scores_the_same_rows(tmp_path, monkeypatch):
     options: Any = {"folder": tmp_path, "save_strategy": "steps", "save_steps": 2}
     trainer = stock(callback=lambda t: hf.Callback(t, cost=1.0), **options)
+    Watch(trainer, monkeypatch)
     trainer.train()
     again = stock(callback=lambda t: hf.Callback(t, cost=1e-9), **options)
+    Watch(again, monkeypatch)
     with pytest.warns(UserWarning, match="more than cost"):
         again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     rows = logged(again, "eval_free_running_rows")

@@ -157,8 +157,8 @@ def _mask_problems(trainer: Any, adapter: Any, samples: Sequence[Inputs]) -> lis
 
 def _hides_text(ids: Tensor, mask: Tensor, pads: set[int]) -> bool:
     """Whether every row has a hidden id that is no pad."""
-    shown = mask | torch.isin(ids, torch.tensor(sorted(pads), dtype=ids.dtype, device=ids.device))
-    return not bool(shown.all(1).any())
+    kept = mask | torch.isin(ids, torch.tensor(sorted(pads), dtype=ids.dtype, device=ids.device))
+    return not bool(kept.all(1).any())
 
 
 def _some(ids: Tensor) -> list[str]:
