@@ -374,6 +374,12 @@ def test_a_resumed_run_scores_the_same_rows(tmp_path, monkeypatch):
     assert rows[0] > 1
 
 
+@pytest.mark.parametrize("call", ["evaluate", "train"])
+def test_a_callback_that_no_trainer_is_bound_to_is_refused(call):
+    trainer = stock(callback=lambda _: hf.Callback())
+    refused("does not know its trainer", getattr(trainer, call))
+
+
 class Batches(torch.utils.data.IterableDataset):
     """A dataset of complete batches."""
 

@@ -140,18 +140,26 @@ class Callback(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Refuse what cannot be scored before the first step."""
-        trainer = self.trainer
-        if trainer is None:
-            raise UserError(
-                "hf.Callback() does not know its trainer: trainer.add_callback(hf.Callback(trainer)), or a trainer of "
-                "freerun (freerun.hf.Trainer, freerun.hf.Seq2SeqTrainer, or freerun.hf.MethodMixin before the trainer)"
-            )
+        trainer = self._bound()
         self._clock = _Clock(time.perf_counter())
         if self.generates and args.eval_strategy != "no":
             for inputs in first_rows(trainer):
                 self._prepare(trainer, inputs)
             if problems := self._problems(args):
                 raise UserError(problems)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Refuse an evaluation to which no scores were added."""
+        self._bound()
+
+    def _bound(self) -> Any:
+        """The trainer."""
+        if self.trainer is None:
+            raise UserError(
+                "hf.Callback() does not know its trainer: trainer.add_callback(hf.Callback(trainer)), or a trainer of "
+                "freerun (freerun.hf.Trainer, freerun.hf.Seq2SeqTrainer, or freerun.hf.MethodMixin before the trainer)"
+            )
+        return self.trainer
 
     def _prepare(self, trainer: Any, inputs: Mapping[str, Any]) -> Any:
         """The adapter of the trainer's model; an evaluation set that cannot be scored is refused."""

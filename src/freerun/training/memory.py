@@ -152,7 +152,10 @@ def check_memory(run: Run) -> None:
     """
     settings, job, method = run.job.settings, run.job, cast(Any, run.job.method)
     horizon = getattr(method, "horizon", None)
-    if horizon is None or run.over or run.parts.wrapped.sharded:  # parts of a sharded model are not called alone
+    if horizon is None or run.over:
+        return
+    if run.parts.wrapped.sharded:  # its parts are not called alone
+        run.progress.note("the memory of the longest horizon was not tried: the model's weights are sharded")
         return
     step, longest = Step(0), float(horizon) if not isinstance(horizon, Schedule) else 0.0
     if isinstance(horizon, Schedule):
