@@ -441,7 +441,9 @@ def brief(self: Any) -> str:
 def _fields(self: Any) -> list[tuple[str, Any]]:
     if not is_dataclass(self):
         return list(vars(self).items())
-    pairs = ((each, getattr(self, each.name)) for each in fields(self) if each.repr)
+    # what is computed when it is read is not computed for this
+    held = vars(self)
+    pairs = ((f, held[f.name] if f.name in held else getattr(self, f.name)) for f in fields(self) if f.repr)
     return [(each.name, value) for each, value in pairs if each.default is MISSING or each.default is not value]
 
 

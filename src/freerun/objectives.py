@@ -15,6 +15,7 @@ from freerun.arguments import Arguments, above, at_least, between, nearest, refu
 from freerun.batch import Batch, must_be, shape_of
 from freerun.distributions import Distribution, Gaussian, Quantiles, StudentT
 from freerun.errors import UserError, refuse
+from freerun.types import Counted
 
 
 class Objective(Protocol):
@@ -323,13 +324,21 @@ def check(objective: Any) -> list[str]:
     return [f"{rule}; got {objective!r}{hint}{f': did you mean {near!r}?' if near else ''}"]
 
 
-def scored(objective: str | Objective, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+def by_position(objective: str | Objective) -> bool:
+    """Whether an objective is a sum over the positions that count: those of this file; of others it is not known."""
+    return isinstance(objective, str) or type(objective) in OBJECTIVES.values()
+
+
+def scored(objective: str | Objective, outputs: Tensor | Counted, batch: Batch) -> tuple[Tensor, Tensor]:
     """(total, count) of an objective, both scalar tensors.
 
     Raises:
         UserError: the objective returns something else.
     """
-    result: Any = resolve(objective, batch)(outputs, batch)
+    objective = resolve(objective, batch)
+    if isinstance(outputs, Counted):
+        outputs, batch = outputs.alone(batch)
+    result: Any = objective(outputs, batch)
     if isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], Tensor) and result[0].dim() == 0:
         total, count = result
         if isinstance(count, int | float):

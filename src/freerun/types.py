@@ -68,13 +68,77 @@ def step_number(step: Any) -> int:
 
 
 @dataclass(frozen=True, eq=False)
+class Counted:
+    """The outputs of a batch at the positions that count; the others are computed when they are read.
+
+    Args:
+        outputs: (n, vocab) or (n, value), with graph.
+        index: (n,) int64, rising: their positions in the flattened batch.
+        hidden: (batch * time, size): what ``head`` makes all outputs of.
+        head: (k, size) -> (k, vocab).
+        shape_of_batch: (batch, time).
+        changed: whether the weights are others by now.
+    """
+
+    __repr__ = brief
+
+    outputs: Tensor
+    index: Tensor
+    hidden: Tensor
+    head: Callable[[Tensor], Tensor]
+    shape_of_batch: tuple[int, int]
+    changed: Callable[[], bool]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(batch, time, vocab): that of all outputs."""
+        return (*self.shape_of_batch, self.outputs.shape[-1])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the outputs."""
+        return self.outputs.dtype
+
+    def alone(self, batch: Batch) -> tuple[Tensor, Batch]:
+        """The outputs (1, n, vocab) and a batch of one row that holds these positions and no others."""
+
+        def chosen(part: Tensor | None) -> Tensor | None:
+            return None if part is None else part.flatten(0, 1).index_select(0, self.index)[None]
+
+        targets, outputs = chosen(batch.targets), self.outputs[None]
+        mask = torch.ones(outputs.shape[:2], dtype=torch.bool, device=batch.mask.device)
+        parts = {name: chosen(getattr(batch, name)) for name in ("weights", "present")}
+        nothing = dict.fromkeys(("context", "eligible", "rows", "replaced"))
+        return outputs, batch.made(targets=targets, history=targets, mask=mask, **parts, **nothing)
+
+    def whole(self) -> Tensor:
+        """(batch, time, vocab): all outputs, with graph.
+
+        Raises:
+            UserError: the weights have changed since.
+        """
+        if self.changed():
+            raise UserError(
+                "the outputs at positions that do not count are computed when they are read, and the weights have "
+                "changed since: read outcome.outputs before optimizer.step()"
+            )
+        others = torch.ones(len(self.hidden), dtype=torch.bool, device=self.index.device)
+        others[self.index] = False
+        rest = others.nonzero().squeeze(1)
+        both = torch.cat([self.outputs, self.head(self.hidden.index_select(0, rest)).to(self.dtype)])
+        return both.index_select(0, torch.cat([self.index, rest]).argsort()).view(self.shape)
+
+
+@dataclass(frozen=True, eq=False)
 class Outcome:
     """Result of one step of a method.
 
     Args:
         total: scalar, differentiable: the summed loss over the positions that count.
         count: scalar: what total is divided by; sums over micro-batches and ranks make a mean exact.
-        outputs: (batch, time, vocab) or (batch, time, value): the model's outputs, with graph.
+        outputs: (batch, time, vocab) or (batch, time, value): the model's outputs, with graph. Where the step needed
+            those of the positions that count only, the others are computed when this is read first, which must be
+            before the weights change.
         fed: the batch that was fed: its ``history`` is the mixed one.
         report: numbers about the step: entries ``eligible``, ``replaced`` and ``disagreeing`` (replaced and
             different from gold), ``passes`` (extra model calls or stepped positions) and so on.
@@ -89,6 +153,15 @@ class Outcome:
     report: Mapping[str, float | str] = field(default_factory=dict)
 
     @property
+    def computed(self) -> Tensor | Counted:
+        """The outputs as far as they are computed."""
+        return vars(self)["outputs"]
+
+    def made(self, **changes: Any) -> Outcome:
+        """Return the outcome with some fields changed; no output is computed for it."""
+        return Outcome(**{**vars(self), **changes})
+
+    @property
     def loss(self) -> Tensor:
         """total / count; 0 where nothing counts.
 
@@ -101,8 +174,12 @@ class Outcome:
         return mean
 
     def _broken(self, mean: float) -> str:
-        outputs, batch = self.outputs.detach(), self.fed
-        counted = outputs[batch.mask] if outputs.shape[:2] == batch.mask.shape else outputs.flatten(0, -2)
+        outputs, batch = self.computed, self.fed
+        if isinstance(outputs, Counted):
+            counted = outputs.outputs.detach()
+        else:
+            outputs = outputs.detach()
+            counted = outputs[batch.mask] if outputs.shape[:2] == batch.mask.shape else outputs.flatten(0, -2)
         number = int((counted.isnan() | (counted == torch.inf)).any(-1).sum())
         where = f"the model's outputs hold NaN or infinity at {number} of {len(counted)} positions that count"
         if number == 0:
@@ -113,6 +190,21 @@ class Outcome:
             where = "the outputs do not: targets are NaN where values are missing, and the objective counts them"
             return f"the loss is {mean:g}, and {where}: leave them out by batch.present"
         return f"the loss is {mean:g}, and {where}. Look at the learning rate, at the initialisation, or clip gradients"
+
+
+def _outputs(outcome: Outcome) -> Tensor:
+    outputs = outcome.computed
+    if isinstance(outputs, Counted):
+        outputs = vars(outcome)["outputs"] = outputs.whole()
+    return outputs
+
+
+def _set_outputs(outcome: Outcome, outputs: Tensor) -> None:
+    vars(outcome)["outputs"] = outputs
+
+
+# the field holds what is computed; reading it computes the rest
+Outcome.outputs = property(_outputs, _set_outputs)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 Model = Callable[[Batch], Tensor]

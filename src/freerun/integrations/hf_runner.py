@@ -166,19 +166,19 @@ class MethodRunner:
         self._window = AccumulationWindow(firsts, count, accelerator.num_processes, share)
         return count
 
-    def loss(self, model: nn.Module, inputs: Inputs) -> tuple[Tensor, Tensor]:
-        """The next micro-batch's share of the step's mean loss, and its logits aligned with the targets."""
+    def loss(self, model: nn.Module, inputs: Inputs, *, logits: bool) -> tuple[Tensor, Tensor | None]:
+        """The next micro-batch's share of the step's mean loss; if requested its logits aligned with the targets."""
         adapter, window = self.adapter(model), self._current(model, inputs)
         batch = self._next(adapter, window, inputs)
         if batch is None:
             # every parameter takes part, with a gradient of 0
             plain = self.plain_inputs(model, inputs)
-            logits = model(**{name: value for name, value in plain.items() if name != "labels"}).logits
-            return logits[torch.zeros_like(logits, dtype=torch.bool)].sum(), logits
+            found = model(**{name: value for name, value in plain.items() if name != "labels"}).logits
+            return found[torch.zeros_like(found, dtype=torch.bool)].sum(), found
         with self.trainer.accelerator.autocast():
             outcome = self.method.run(adapter, batch, self._step(), self._key())
         self._stats.add(outcome.report)
-        return window.loss(outcome.total), outcome.outputs
+        return window.loss(outcome.total), outcome.outputs if logits else None
 
     def mixed_inputs(self, model: nn.Module, inputs: Inputs) -> dict[str, Any]:
         """The next micro-batch as the model's own forward takes it, with the ids that the method feeds."""

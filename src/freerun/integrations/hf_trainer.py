@@ -97,7 +97,7 @@ class MethodMixin(Base):
         elif self.method is not None and self._applied.loss_from == "trainer":
             inputs = self._applied.mixed_inputs(model, inputs)
         elif self.method is not None:
-            loss, logits = self._applied.loss(model, inputs)
+            loss, logits = self._applied.loss(model, inputs, logits=return_outputs)
             return (loss, {"loss": loss, "logits": logits}) if return_outputs else loss
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 

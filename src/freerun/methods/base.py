@@ -34,10 +34,11 @@ from freerun.rollin import (
     unroll,
     unwrap,
 )
+from freerun.rollin.counted import counted_forward
 from freerun.rollin.model import asking, repeatable
 from freerun.schedules import Schedule, extremes, value_at
 from freerun.transforms import loss_on, loss_on_problems, within_horizon
-from freerun.types import Encoder, Outcome, Split, Step, step_number
+from freerun.types import Counted, Encoder, Outcome, Split, Step, step_number
 
 SHARED: dict[str, tuple[float, float]] = {"horizon": (1.0, math.inf)}
 """Parameters that every method has and a schedule may drive, with their ranges."""
@@ -156,7 +157,7 @@ class TransformMethod(Arguments):
             outcome = self.compute(model, self.apply_horizon(batch, step, key), step, key)
         if self.horizon is None:
             return outcome
-        return replace(outcome, report={"horizon": self.value("horizon", step, key), **outcome.report})
+        return outcome.made(report={"horizon": self.value("horizon", step, key), **outcome.report})
 
     def compute(self, model: Any, batch: Batch, step: int, key: int) -> Outcome:
         """One step on a batch that has its horizon and its loss steps: feed, forward, objective.
@@ -168,19 +169,24 @@ class TransformMethod(Arguments):
         fed, report = self.mix_history(model, shared, step, key)
         if fed.present is not None and fed.missing is not None:
             return self.fill(model, fed.made(context=batch.context), report, step, key)
-        return self.finish(forward(model, fed), fed.made(context=batch.context), report)
+        return self.finish(self.outputs(model, fed), fed.made(context=batch.context), report)
 
     def fill(self, model: Any, fed: Batch, report: dict[str, float | str], step: int, key: int) -> Outcome:
         """The outcome of a batch whose history lacks values: the model's own output stands in, with its gradient."""
         replacement = standing_in(fed, self, fold(key, "draw", int(step)))
         outcome = rollout_with_grad(self, model, fed, replacement, gradient="full", engine="auto", off=False)
         more = {name: float(report.get(name, 0)) + float(outcome.report[name]) for name in ("passes", "work")}
-        return replace(outcome, report={**outcome.report, **report, **more, "filled": replacement.number})
+        return outcome.made(report={**outcome.report, **report, **more, "filled": replacement.number})
 
-    def finish(self, outputs: Tensor, fed: Batch, report: dict[str, float | str]) -> Outcome:
+    def outputs(self, model: Any, fed: Batch) -> Tensor | Counted:
+        """The training forward, only where it counts if the objective looks nowhere else."""
+        by_position = objectives.by_position(getattr(self, "objective", "auto"))
+        return (counted_forward if by_position else forward)(model, fed)
+
+    def finish(self, outputs: Tensor | Counted, fed: Batch, report: dict[str, float | str]) -> Outcome:
         """The outcome of outputs for a fed batch."""
         total, count = objectives.scored(getattr(self, "objective", "auto"), outputs, fed)
-        return Outcome(total, count, outputs, fed, report)
+        return Outcome(total, count, cast(Tensor, outputs), fed, report)
 
     def __call__(self, model: Any, batch: Batch, step: int | None = None, key: int = 0, **unknown: Never) -> Tensor:
         """The mean loss, ``total / count``."""
@@ -397,7 +403,7 @@ def bind_gate(gate: Any, model: Any, batch: Batch, ratio: float) -> tuple[Callab
     return partial(confident, batch, ratio, confidence=gates.confidences(eval_logits(model, batch), batch)), 1
 
 
-def add_gold_loss(method: TransformMethod, outcome: Outcome, gold: Tensor, batch: Batch) -> Outcome:
+def add_gold_loss(method: TransformMethod, outcome: Outcome, gold: Tensor | Counted, batch: Batch) -> Outcome:
     """The outcome with ``gold_weight`` times the loss on gold history added.
 
     Args:
@@ -408,7 +414,7 @@ def add_gold_loss(method: TransformMethod, outcome: Outcome, gold: Tensor, batch
     """
     total = method.finish(gold, batch, {}).total
     weight: float = getattr(method, "gold_weight")  # noqa: B009 - a field of some methods only
-    return replace(outcome, total=outcome.total + weight * total)
+    return outcome.made(total=outcome.total + weight * total)
 
 
 def kept_gold_loss(method: TransformMethod, outcome: Outcome, model: Any, batch: Batch) -> Outcome:
@@ -417,15 +423,19 @@ def kept_gold_loss(method: TransformMethod, outcome: Outcome, model: Any, batch:
     if batch.present is not None and batch.missing is not None:
         filled = method.fill(model, batch, {}, 0, 0)
         more = {name: float(outcome.report[name]) + 1 for name in ("passes", "work") if name in outcome.report}
-        outcome = replace(outcome, report={**outcome.report, **more})
+        outcome = outcome.made(report={**outcome.report, **more})
         return add_gold_loss(method, outcome, filled.outputs, batch)
     replaced = any_rank(model, float(outcome.report["replaced"]) > 0)
     # a gradient that is cut leaves the outputs without a graph
-    if not replaced and outcome.outputs.requires_grad == outcome.total.requires_grad:
-        return add_gold_loss(method, outcome, outcome.outputs, batch)
+    done = outcome.computed
+    if (
+        not replaced
+        and (done if isinstance(done, Tensor) else done.outputs).requires_grad == outcome.total.requires_grad
+    ):
+        return add_gold_loss(method, outcome, done, batch)
     more = {name: float(outcome.report[name]) + 1 for name in ("passes", "work") if name in outcome.report}
-    outcome = replace(outcome, report={**outcome.report, **more})
-    return add_gold_loss(method, outcome, forward(model, batch), batch)
+    outcome = outcome.made(report={**outcome.report, **more})
+    return add_gold_loss(method, outcome, method.outputs(model, batch), batch)
 
 
 def gold_weight_problems(weight: Any) -> list[str]:

@@ -17,7 +17,7 @@ from freerun.methods.multi_step import refuse_ids
 from freerun.methods.report import replacement_counts
 from freerun.methods.scheduled_sampling import FreeRunning
 from freerun.objectives import Objective
-from freerun.rollin import Engine, forward
+from freerun.rollin import Engine
 from freerun.types import Outcome
 
 Model = TypeVar("Model")
@@ -147,13 +147,13 @@ class DataAsDemonstratorOnline(TransformMethod):
         """One step: the loss on gold and on the free run; outputs and history are the free run's."""
         shared = encode_once(model, zero_unused(batch))
         mixed, report = self.mix_history(model, shared, step, key)
-        own = self.finish(forward(model, mixed), mixed.made(context=batch.context), report)
+        own = self.finish(self.outputs(model, mixed), mixed.made(context=batch.context), report)
         if shared.missing is not None:
             gold = self.fill(model, shared, {}, step, key)
         else:
-            gold = self.finish(forward(model, shared), shared, replacement_counts(shared, shared.history, 0))
+            gold = self.finish(self.outputs(model, shared), shared, replacement_counts(shared, shared.history, 0))
         more = {name: float(report[name]) + 1 for name in ("passes", "work")}
-        return Outcome(own.total + gold.total, own.count + gold.count, own.outputs, own.fed, {**report, **more})
+        return own.made(total=own.total + gold.total, count=own.count + gold.count, report={**report, **more})
 
 
 data_as_demonstrator_online = DataAsDemonstratorOnline

@@ -110,7 +110,7 @@ class GeneralisedTeacherForcing(TransformMethod):
         outcome = self._blending(batch, alpha).compute(model, batch, step, key)
         report = {name: value for name, value in outcome.report.items() if name != "teacher_forcing_ratio"}
         more = {name: float(report[name]) + passes for name in ("passes", "work")}
-        return Outcome(outcome.total, outcome.count, outcome.outputs, outcome.fed, {"alpha": alpha, **report, **more})
+        return outcome.made(report={"alpha": alpha, **report, **more})
 
     def mixed_batch(self, model: Any, batch: Batch, step: int, key: int) -> Batch:
         """The batch that is fed: its history holds the blends."""

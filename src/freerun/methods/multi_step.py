@@ -146,7 +146,7 @@ class Pushforward(TransformMethod):
         running = self._running(model, batch)
         chosen, h = self._cut(batch, step, key)
         outcome = running.run(model, chosen, step, key)
-        return Outcome(outcome.total, outcome.count, outcome.outputs, outcome.fed, {**outcome.report, "steps": h})
+        return outcome.made(report={**outcome.report, "steps": h})
 
     def mixed_batch(self, model: Any, batch: Batch, step: int, key: int) -> Batch:
         """The batch that is fed, as far as the steps drawn go."""

@@ -101,7 +101,7 @@ class ReverseScheduledSampling(TransformMethod):
         outcome = inner.compute(model, opened, step, key)
         fed = outcome.fed.made(eligible=batch.replaceable)
         report = {**outcome.report, "context_ratio": ratios[0], "teacher_forcing_ratio": ratios[1]}
-        return Outcome(outcome.total, outcome.count, outcome.outputs, fed, report)
+        return outcome.made(fed=fed, report=report)
 
     def mixed_batch(self, model: Any, batch: Batch, step: int, key: int) -> Batch:
         """The batch that is fed."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, cast
 
@@ -190,10 +190,10 @@ class ScheduledSampling(TransformMethod):
             outcome = self._certified(model, batch, known, step, key)
         else:
             fed, report = self.mix_history(model, encode_once(model, known), step, key)
-            outcome = self.finish(forward(model, fed), fed.made(context=batch.context), report)
+            outcome = self.finish(self.outputs(model, fed), fed.made(context=batch.context), report)
         if gate_passes := float(outcome.report.get("gate_passes", 0)):
             more = {name: float(outcome.report[name]) + gate_passes for name in ("passes", "work")}
-            outcome = replace(outcome, report={**outcome.report, **more})
+            outcome = outcome.made(report={**outcome.report, **more})
         return outcome if self.gold_weight == 0 else kept_gold_loss(self, outcome, model, batch)
 
     def _certified(self, model: Any, batch: Batch, known: Batch, step: int, key: int) -> Outcome:
@@ -216,7 +216,7 @@ class ScheduledSampling(TransformMethod):
         off = float(report["teacher_forcing_ratio"]) >= 1
         gradient = gradient_of(batch, self.gradient)
         outcome = rollout_with_grad(self, model, batch, replacement, gradient=gradient, engine=self.engine, off=off)
-        return replace(outcome, report={**report, **outcome.report})
+        return outcome.made(report={**report, **outcome.report})
 
     @cached_property
     def _gate(self) -> Gate:

@@ -163,7 +163,7 @@ class TwoPass(TransformMethod):
         elif whole is not None and not second.first.any:
             outputs = whole
         else:
-            outputs = forward(model, second.batch)
+            outputs = self.outputs(model, second.batch)
         outcome = self.finish(outputs, second.batch.made(context=batch.context), second.report)
         if self.gold_weight == 0:
             return outcome

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -14,7 +14,7 @@ from freerun.methods.base import SHARED, Citation, TransformMethod
 from freerun.methods.report import replacement_counts
 from freerun.objectives import Objective
 from freerun.schedules import Schedule
-from freerun.types import Outcome
+from freerun.types import Counted, Outcome
 
 
 @dataclass(frozen=True, repr=False)
@@ -74,14 +74,14 @@ class Unlikelihood(TransformMethod):
         counts = replacement_counts(batch, batch.history, 0)
         return batch, {"alpha": self.value("alpha", step, key), **counts, "passes": 0, "engine": "none"}
 
-    def finish(self, outputs: Tensor, fed: Batch, report: dict[str, float | str]) -> Outcome:
+    def finish(self, outputs: Tensor | Counted, fed: Batch, report: dict[str, float | str]) -> Outcome:
         """Cross-entropy, and the penalty."""
         outcome = super().finish(outputs, fed, report)
         alpha = float(report["alpha"])
         if alpha == 0:
             return outcome
-        penalty = alpha * _penalty(outputs, fed)
-        return replace(outcome, total=outcome.total + penalty.to(outcome.total.dtype))
+        penalty = alpha * _penalty(outcome.outputs, fed)
+        return outcome.made(total=outcome.total + penalty.to(outcome.total.dtype))
 
 
 def _penalty(outputs: Tensor, batch: Batch) -> Tensor:

@@ -366,12 +366,17 @@ def forward(model: Any, batch: Batch) -> Tensor:
         UserError: anything else, by name.
     """
     outputs = checked(model(batch), batch)
+    refuse_detached(outputs, model)
+    return outputs
+
+
+def refuse_detached(outputs: Tensor, model: Any) -> None:
+    """Refuse outputs of a training forward that nothing can be learned from."""
     if torch.is_grad_enabled() and not outputs.requires_grad and _learns(model):
         raise UserError(
             f"the outputs of {type(model).__name__} carry no gradient, and it has weights to learn: look for detach, "
             "numpy, argmax or no_grad in its forward; or, where nothing is to be learned, call under torch.no_grad()"
         )
-    return outputs
 
 
 def _learns(model: Any) -> bool:

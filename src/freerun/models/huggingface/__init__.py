@@ -10,13 +10,11 @@ from freerun.models.huggingface.cache import (
 )
 from freerun.models.huggingface.causal import CausalModel, MediaEncoding
 from freerun.models.huggingface.encoder_decoder import EncoderDecoder, SourceEncoding
+from freerun.models.huggingface.heads import SplitHead, WholeHead, answer
 from freerun.models.huggingface.media import placeholder_ids
 from freerun.models.huggingface.model import (
     EmbeddingInputs,
     HuggingFaceModel,
-    SplitHead,
-    WholeHead,
-    answer,
     ends_with_its_length,
     table_of,
 )

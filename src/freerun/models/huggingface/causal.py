@@ -11,12 +11,12 @@ from torch import Tensor
 
 from freerun.batch import Batch
 from freerun.errors import UserError
+from freerun.models.huggingface.heads import answer
 from freerun.models.huggingface.media import Carried, Cutting, Media, features_of, mark_ids, modality_of
 from freerun.models.huggingface.model import (
     HuggingFaceModel,
     Layout,
     SourceContext,
-    answer,
     context_of,
     id_problems,
     misnamed,

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from freerun.batch import Batch
 from freerun.errors import UserError
+from freerun.models.huggingface.heads import SplitHead, WholeHead, is_watched
 from freerun.models.huggingface.media import Media, apart_from
 from freerun.models.huggingface.rules import GenerationRules, prepared, settings_of
 from freerun.models.pretrained import end_ids
@@ -192,86 +193,6 @@ _ORDINARY = (
 """What every model takes: nothing has to be tried anew for it."""
 
 
-class WholeHead:
-    """No halves: the hidden vectors are the logits."""
-
-    def hidden(self, call: Callable[[], Any], *, whole: bool = False) -> tuple[Tensor, Any]:
-        """Run a forward; its logits (rows, time, vocab) and its output."""
-        output = call()
-        return output.logits, output
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """The same."""
-        return hidden
-
-
-class SplitHead:
-    """The trunk and what the model's own forward makes of its output: scaling, head, bias, soft-capping.
-
-    Both halves are the model's own code: the first is a forward whose head sees no position, the second a forward
-    whose trunk is answered from memory. ``stub`` returns the arguments with which the model's forward reaches the trunk
-    and needs nothing else of importance; a probe shows whether both halves together are the model.
-    """
-
-    def __init__(self, inner: Any, trunk: nn.Module, stub: Callable[[Tensor], dict[str, Any]]) -> None:
-        self.inner = inner
-        self.trunk = trunk
-        self.stub = stub
-
-    def hidden(self, call: Callable[[], Any], *, whole: bool = False) -> tuple[Tensor, Any]:
-        """Run a forward; the trunk's output (rows, time, size), and the forward's, with logits if it is to be whole."""
-        held: list[Tensor] = []
-        hooks = [self.trunk.register_forward_hook(lambda _, __, out: held.append(out[0]))]
-        head = self.inner.get_output_embeddings()
-        if head is not None and not whole:
-            hooks.append(head.register_forward_pre_hook(lambda _, args: (args[0][:, :0], *args[1:])))
-        try:
-            output = call()
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return held[-1], output
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """(..., size) -> (..., vocab)."""
-        shape = hidden.shape
-        flat = hidden.reshape(1, -1, shape[-1])
-        with _answering(self.trunk, flat):
-            output = self.inner(**self.stub(flat), use_cache=False, return_dict=True)
-        return output.logits.reshape(*shape[:-1], -1)
-
-
-def answer(hidden: Tensor) -> Any:
-    """Output of a trunk or an encoder that holds hidden vectors, and None for every other output."""
-    return _answer_class()(last_hidden_state=hidden)
-
-
-@cache
-def _answer_class() -> Any:
-    from transformers.modeling_outputs import BaseModelOutputWithPast
-
-    class Answer(BaseModelOutputWithPast):
-        def __getattr__(self, name: str) -> None:
-            if name.startswith("_"):
-                raise AttributeError(name)
-
-    return Answer
-
-
-@contextmanager
-def _answering(trunk: nn.Module, hidden: Tensor) -> Generator[None]:
-    answered = answer(hidden)
-    before = trunk.__dict__.get("forward")
-    trunk.forward = lambda *_, **__: answered
-    try:
-        yield
-    finally:
-        if before is None:
-            del trunk.forward
-        else:
-            trunk.forward = before
-
-
 class HuggingFaceModel(nn.Module):
     """What causal and encoder-decoder models have in common; ``freerun.hf.adapt`` finds out what a model can do.
 
@@ -350,6 +271,17 @@ class HuggingFaceModel(nn.Module):
     def head(self, hidden: Tensor) -> Tensor:
         """(..., size) -> (..., vocab) logits, by the model's own last lines."""
         return self._halves.logits(hidden)
+
+    def forward_at(self, batch: Batch, index: Tensor) -> tuple[Tensor, Tensor] | None:
+        """(n, vocab) logits at n positions of the flattened batch, and all hidden vectors (rows * time, size).
+
+        One forward, in DDP and PEFT where they are around the model; None: where others are, or its head cannot.
+        """
+        outer = self.model.module if isinstance(self.model, DistributedDataParallel) else self.model
+        plain = outer is self.inner or getattr(outer, "peft_config", None)
+        if not plain or "_orig_mod" in outer._modules or any(map(is_watched, (self.model, outer))):
+            return None
+        return self._halves.at(lambda: self._forward(batch), index)
 
     def _forward(self, batch: Batch, vectors: Tensor | None = None) -> Any:
         context = context_of(batch)
