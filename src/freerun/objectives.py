@@ -25,7 +25,8 @@ class Objective(Protocol):
 
 
 def _refuse_others(outputs: Any, batch: Any) -> None:
-    must_be("", "real", outputs=outputs)
+    if not (isinstance(outputs, Tensor) and outputs.is_floating_point()):
+        must_be("", "real", outputs=outputs)
     if not isinstance(batch, Batch):
         raise UserError(f"an objective is called with outputs and a freerun.Batch; got {shape_of(batch)}")
 
@@ -322,11 +323,6 @@ def check(objective: Any) -> list[str]:
     near = _MEANT.get(word) or (nearest(word, OBJECTIVES) if objective is word else None)
     rule = f"objective must be one of {', '.join(['auto', *OBJECTIVES])} or a function"
     return [f"{rule}; got {objective!r}{hint}{f': did you mean {near!r}?' if near else ''}"]
-
-
-def by_position(objective: str | Objective) -> bool:
-    """Whether an objective is a sum over the positions that count: those of this file; of others it is not known."""
-    return isinstance(objective, str) or type(objective) in OBJECTIVES.values()
 
 
 def scored(objective: str | Objective, outputs: Tensor | Counted, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -169,7 +169,8 @@ class TransformMethod(Arguments):
         fed, report = self.mix_history(model, shared, step, key)
         if fed.present is not None and fed.missing is not None:
             return self.fill(model, fed.made(context=batch.context), report, step, key)
-        return self.finish(self.outputs(model, fed), fed.made(context=batch.context), report)
+        outputs = counted_forward(model, fed, getattr(self, "objective", "auto"))
+        return self.finish(outputs, fed.made(context=batch.context), report)
 
     def fill(self, model: Any, fed: Batch, report: dict[str, float | str], step: int, key: int) -> Outcome:
         """The outcome of a batch whose history lacks values: the model's own output stands in, with its gradient."""
@@ -177,11 +178,6 @@ class TransformMethod(Arguments):
         outcome = rollout_with_grad(self, model, fed, replacement, gradient="full", engine="auto", off=False)
         more = {name: float(report.get(name, 0)) + float(outcome.report[name]) for name in ("passes", "work")}
         return outcome.made(report={**outcome.report, **report, **more, "filled": replacement.number})
-
-    def outputs(self, model: Any, fed: Batch) -> Tensor | Counted:
-        """The training forward, only where it counts if the objective looks nowhere else."""
-        by_position = objectives.by_position(getattr(self, "objective", "auto"))
-        return (counted_forward if by_position else forward)(model, fed)
 
     def finish(self, outputs: Tensor | Counted, fed: Batch, report: dict[str, float | str]) -> Outcome:
         """The outcome of outputs for a fed batch."""
@@ -435,7 +431,7 @@ def kept_gold_loss(method: TransformMethod, outcome: Outcome, model: Any, batch:
         return add_gold_loss(method, outcome, done, batch)
     more = {name: float(outcome.report[name]) + 1 for name in ("passes", "work") if name in outcome.report}
     outcome = outcome.made(report={**outcome.report, **more})
-    return add_gold_loss(method, outcome, method.outputs(model, batch), batch)
+    return add_gold_loss(method, outcome, counted_forward(model, batch, getattr(method, "objective", "auto")), batch)
 
 
 def gold_weight_problems(weight: Any) -> list[str]:

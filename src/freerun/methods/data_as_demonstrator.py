@@ -18,6 +18,7 @@ from freerun.methods.report import replacement_counts
 from freerun.methods.scheduled_sampling import FreeRunning
 from freerun.objectives import Objective
 from freerun.rollin import Engine
+from freerun.rollin.counted import counted_forward
 from freerun.types import Outcome
 
 Model = TypeVar("Model")
@@ -147,11 +148,13 @@ class DataAsDemonstratorOnline(TransformMethod):
         """One step: the loss on gold and on the free run; outputs and history are the free run's."""
         shared = encode_once(model, zero_unused(batch))
         mixed, report = self.mix_history(model, shared, step, key)
-        own = self.finish(self.outputs(model, mixed), mixed.made(context=batch.context), report)
+        own = self.finish(counted_forward(model, mixed, self.objective), mixed.made(context=batch.context), report)
         if shared.missing is not None:
             gold = self.fill(model, shared, {}, step, key)
         else:
-            gold = self.finish(self.outputs(model, shared), shared, replacement_counts(shared, shared.history, 0))
+            gold = self.finish(
+                counted_forward(model, shared, self.objective), shared, replacement_counts(shared, shared.history, 0)
+            )
         more = {name: float(report[name]) + 1 for name in ("passes", "work")}
         return own.made(total=own.total + gold.total, count=own.count + gold.count, report={**report, **more})
 

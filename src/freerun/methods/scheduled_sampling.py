@@ -43,6 +43,7 @@ from freerun.rollin import (
     roll_in,
     unwrap,
 )
+from freerun.rollin.counted import counted_forward
 from freerun.rollin.model import asking
 from freerun.rollin.roll_in import Auto
 from freerun.rollin.step import Stepwise
@@ -190,7 +191,7 @@ class ScheduledSampling(TransformMethod):
             outcome = self._certified(model, batch, known, step, key)
         else:
             fed, report = self.mix_history(model, encode_once(model, known), step, key)
-            outcome = self.finish(self.outputs(model, fed), fed.made(context=batch.context), report)
+            outcome = self.finish(counted_forward(model, fed, self.objective), fed.made(context=batch.context), report)
         if gate_passes := float(outcome.report.get("gate_passes", 0)):
             more = {name: float(outcome.report[name]) + gate_passes for name in ("passes", "work")}
             outcome = outcome.made(report={**outcome.report, **more})

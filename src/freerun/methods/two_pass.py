@@ -26,6 +26,7 @@ from freerun.methods.noise import same_sentence
 from freerun.methods.report import replacement_counts
 from freerun.objectives import Objective
 from freerun.rollin import any_rank, checked, forward, supports, unwrap, wrapper_hint
+from freerun.rollin.counted import counted_forward
 from freerun.rollin.model import repeatable
 from freerun.rollin.replacement import Replacement
 from freerun.schedules import Schedule
@@ -163,7 +164,7 @@ class TwoPass(TransformMethod):
         elif whole is not None and not second.first.any:
             outputs = whole
         else:
-            outputs = self.outputs(model, second.batch)
+            outputs = counted_forward(model, second.batch, self.objective)
         outcome = self.finish(outputs, second.batch.made(context=batch.context), second.report)
         if self.gold_weight == 0:
             return outcome

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as of_torch
 
 from freerun.batch import Batch
+from freerun.objectives import OBJECTIVES
 from freerun.rollin.model import checked, eval_mode, forward, needs_sync, refuse_detached, supports
 from freerun.types import Counted, Split
 
@@ -22,17 +23,23 @@ _WORTH = 2**14
 """Logits that are left out, from which on it pays to look whether the model can: they cost more than the look."""
 
 
-def counted_forward(model: Any, batch: Batch) -> Tensor | Counted:
+_OBJECTIVES = frozenset(OBJECTIVES.values())
+"""Sums over the positions that count; a subclass may be anything else."""
+
+
+def counted_forward(model: Any, batch: Batch, objective: Any) -> Tensor | Counted:
     """``forward(model, batch)``, of which only the positions in ``batch.mask`` are computed where the model can.
 
     It can if it is its own forward in two halves (``freerun.types.Split``): in no wrapper (DDP, ``torch.compile``) and
     not sharded, as both see a forward alone, with no hook that would see fewer positions, and no forward of a
     subclass. A Hugging Face model is called once, in whatever DDP or PEFT put around it, and its head is handed the
-    positions that count. Others compute all outputs, as does a batch that leaves out too few logits to be worth it.
+    positions that count. Others compute all outputs, as does a batch that leaves out too few logits to be worth it,
+    and for an objective that is not the library's own, by name or class, which may look at all of them.
     """
     model_at: Any = getattr(type(model), "forward_at", None)
     left_out = batch.mask.numel() - int(batch.mask.sum())
-    if left_out * (1 + batch.largest) < _WORTH or not supports(model, Split):
+    own = isinstance(objective, str) or type(objective) in _OBJECTIVES
+    if left_out * (1 + batch.largest) < _WORTH or not own or not supports(model, Split):
         return forward(model, batch)
     watched, before = _walked(model)
     if model_at is None and (watched or not _is_plain(model) or not _trusted(model, batch)):
@@ -50,7 +57,8 @@ def counted_forward(model: Any, batch: Batch) -> Tensor | Counted:
     head = partial(_later, model.head, _autocast(batch.history.device))
     counted = Counted(outputs, index, hidden, head, shape, lambda: _walked(model)[1] != before)
     checked(*counted.alone(batch))
-    refuse_detached(outputs, model)
+    if not outputs.requires_grad:
+        refuse_detached(model)
     return counted
 
 

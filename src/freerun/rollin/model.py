@@ -366,13 +366,14 @@ def forward(model: Any, batch: Batch) -> Tensor:
         UserError: anything else, by name.
     """
     outputs = checked(model(batch), batch)
-    refuse_detached(outputs, model)
+    if not outputs.requires_grad:
+        refuse_detached(model)
     return outputs
 
 
-def refuse_detached(outputs: Tensor, model: Any) -> None:
-    """Refuse outputs of a training forward that nothing can be learned from."""
-    if torch.is_grad_enabled() and not outputs.requires_grad and _learns(model):
+def refuse_detached(model: Any) -> None:
+    """Refuse outputs without a gradient of a training forward that something is to be learned from."""
+    if torch.is_grad_enabled() and _learns(model):
         raise UserError(
             f"the outputs of {type(model).__name__} carry no gradient, and it has weights to learn: look for detach, "
             "numpy, argmax or no_grad in its forward; or, where nothing is to be learned, call under torch.no_grad()"
