@@ -1,5 +1,6 @@
 """Small real models and batches that many tests use, and ways to assert a refusal."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from freerun.batch import Batch
 from freerun.errors import UserError
@@ -114,6 +116,25 @@ def assert_same_gradients(a: dict[str, Tensor], b: dict[str, Tensor], tolerance:
     for name, gradient in a.items():
         difference = float((gradient - b[name]).abs().max())
         assert difference <= tolerance * largest, f"{name}: {difference:.3e} of {largest:.3e}"
+
+
+class Casts(TorchDispatchMode):
+    """Counts the casts of each weight."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.names = {id(weight): name for name, weight in model.named_parameters()}
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten._to_copy.default and id(args[0]) in self.names:
+            self.counts[self.names[id(args[0])]] += 1
+        return func(*args, **(kwargs or {}))
+
+    @property
+    def most(self) -> int:
+        """Of one weight."""
+        return max(self.counts.values(), default=0)
 
 
 def raises(

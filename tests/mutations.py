@@ -14,6 +14,7 @@ MIXED = _FAMILIES + "test_mixed_histories_are_the_full_prefix_oracles"
 BACK = _FAMILIES + "test_inputs_are_the_models_own_arguments"
 CHECK = _FAMILIES + "test_a_family_passes_its_check_and_keeps_what_it_can"
 STATES = _FAMILIES + "test_a_state_may_be_left_and_come_back_to"
+_OLDER = "tests/test_autocast.py::test_in_one_autocast_nothing_is_older_than_the_weights[step]"
 DROPOUT = _TRAPS + "test_dropout_rests_in_the_roll_in_and_works_in_the_loss"
 PADS = _TRAPS + "test_a_models_own_pad_and_start_are_symbols_like_others"
 HOLES = "tests/test_hf_holes.py::test_holes_in_a_completion_neither_count_nor_are_replaced"
@@ -164,8 +165,10 @@ MUTATIONS: tuple[Mutation, ...] = (
              (DROPOUT + "[gpt2]", _TRAPS + "test_modes_and_forwards_come_back_after_an_error[llama]")),
     Mutation("roll-in and training share an encoding that dropout has touched", "encode_once",
              "not differs_by_mode(model)", "bool(model)", (DROPOUT + "[t5]", DROPOUT + "[bart]")),
-    Mutation("autocast keeps weights without a graph", "uncached_autocast", "if not torch.is_autocast_enabled(kind):",
-             "if True:", (_TRAPS + "test_autocast_leaves_no_weight_behind",)),
+    Mutation("casts of weights outlive a roll-in", "own_casts", "        torch.clear_autocast_cache()", "        pass",
+             (_OLDER,)),
+    Mutation("a roll-in meets casts of older weights", "own_casts", "    torch.clear_autocast_cache()\n    #", "    #",
+             (_OLDER,)),
     Mutation("roll-ins go through the wrapper", "HuggingFaceModel._forward",
              "model = self.model if torch.is_grad_enabled() else self.inner", "model = self.model",
              (_TRAPS + "test_a_wrapper_sees_the_training_forward_and_nothing_else",)),

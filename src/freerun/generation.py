@@ -23,7 +23,6 @@ from freerun.rollin.model import (
     has,
     refuse_sharded,
     stepping,
-    uncached_autocast,
     unwrap,
 )
 from freerun.types import GenerationDefaults, Ruled, Rules
@@ -418,7 +417,7 @@ def _generate(
 ) -> Generated:
     refuse_sharded(model, "generate calls a model as long as a row goes on", "pass an unsharded model")
     chosen = Point() if draw == "greedy" and not batch.is_discrete else resolve(draw)
-    with torch.no_grad(), eval_mode(model), uncached_autocast(batch.history.device):
+    with torch.no_grad(), eval_mode(model):
         steps = stepping(model)
         if isinstance(state, Stream):
             groups, runs = state.groups, [run.resumed() for run in state.runs]

@@ -16,6 +16,7 @@ from freerun.methods.base import SHARED, Citation, TransformMethod
 from freerun.methods.scheduled_sampling import FreeRunning
 from freerun.objectives import Objective
 from freerun.rollin import Engine, stepping, supports, wrapper_hint
+from freerun.rollin.model import own_casts
 from freerun.schedules import Schedule, uniform
 from freerun.transforms import within_horizon
 from freerun.types import Outcome, Stepper
@@ -150,7 +151,7 @@ class Pushforward(TransformMethod):
 
     def mixed_batch(self, model: Any, batch: Batch, step: int, key: int) -> Batch:
         """The batch that is fed, as far as the steps drawn go."""
-        with torch.no_grad():
+        with torch.no_grad(), own_casts():
             return self.compute(model, batch, step, key).fed
 
     def _cut(self, batch: Batch, step: int, key: int) -> tuple[Batch, int]:

@@ -16,7 +16,7 @@ from freerun.arguments import Arguments, is_number
 from freerun.batch import Batch
 from freerun.errors import UserError, out_of_memory
 from freerun.rollin.jacobi import jacobi_roll_in
-from freerun.rollin.model import eval_mode, forward, has, uncached_autocast
+from freerun.rollin.model import eval_mode, forward, has
 from freerun.rollin.replacement import Replacement, RollIn, equal_entries
 from freerun.types import Encoder
 
@@ -181,7 +181,7 @@ def certified_forward(model: Any, batch: Batch, replacement: Replacement, drafte
         if failing.numel() == 0:
             break
         part, inner = batch.select(failing), replacement.select(failing)
-        with torch.no_grad(), eval_mode(model), uncached_autocast(history.device):
+        with torch.no_grad(), eval_mode(model):
             redone = jacobi_roll_in(model, part, inner, start=history[failing])
         again = forward(model, part.made(history=redone.history))
         share = len(failing) / batch.size

@@ -28,7 +28,7 @@ def eval_mode(model: Any) -> Generator[None]:
     """Evaluation mode inside, and every submodule's own mode back afterwards.
 
     Not ``model.train()`` afterwards: a part that was frozen in evaluation mode stays so. Anything that is no
-    ``nn.Module`` is left alone.
+    ``nn.Module`` is left alone. Under autocast each weight is cast once inside: see ``own_casts``.
 
     >>> model = nn.Sequential(nn.Dropout(), nn.Dropout().eval())
     >>> with eval_mode(model):
@@ -37,14 +37,12 @@ def eval_mode(model: Any) -> Generator[None]:
     >>> model[0].training, model[1].training
     (True, False)
     """
-    if not isinstance(model, nn.Module):
-        yield
-        return
-    training = [module for module in model.modules() if module.training]
+    training = [module for module in model.modules() if module.training] if isinstance(model, nn.Module) else []
     for module in training:
         module.training = False
     try:
-        yield
+        with own_casts():
+            yield
     finally:
         for module in training:
             module.training = True
@@ -107,22 +105,20 @@ def refuse_coupled_rows(model: Any) -> None:
 
 
 @contextmanager
-def uncached_autocast(device: torch.device) -> Generator[None]:
-    """Autocast as it is around us, without its weight cache.
+def own_casts() -> Generator[None]:
+    """Autocast as it is around us, of whatever device, with a weight cache that is empty at both ends.
 
-    A weight cast under ``no_grad`` and kept in autocast's cache would reach the training forward without a
-    graph, and the weight would silently get no gradient.
+    Each weight is cast once inside, as it is now, and none of these casts is met outside: one that was made under
+    ``no_grad`` would reach the training forward without a graph, and its weight would silently get no gradient.
     """
-    kind = device.type
-    if not torch.is_autocast_enabled(kind):
+    torch.clear_autocast_cache()
+    # the end of the outermost autocast clears the cache, and a model may bring one to every call
+    torch.autocast_increment_nesting()
+    try:
         yield
-        return
-    with torch.autocast(kind, dtype=torch.get_autocast_dtype(kind), cache_enabled=False):
-        try:
-            yield
-        finally:
-            # a model may bring an autocast of its own (accelerate puts one around forward), which fills the cache again
-            torch.clear_autocast_cache()
+    finally:
+        torch.autocast_decrement_nesting()
+        torch.clear_autocast_cache()
 
 
 @contextmanager
@@ -145,8 +141,8 @@ def repeatable(model: Any, batch: Batch) -> Generator[None]:
 
 @contextmanager
 def asking(model: Any, batch: Batch) -> Generator[None]:
-    """``repeatable`` calls in evaluation mode, without autocast's cache."""
-    with eval_mode(model), uncached_autocast(batch.history.device), repeatable(model, batch):
+    """``repeatable`` calls in evaluation mode."""
+    with eval_mode(model), repeatable(model, batch):
         yield
 
 

@@ -18,9 +18,9 @@ from freerun.rollin.model import (
     differs_by_mode,
     forward,
     max_over_ranks,
+    own_casts,
     stepping,
     supports,
-    uncached_autocast,
     warn_price,
     wrapper_hint,
 )
@@ -200,7 +200,7 @@ def _by_pieces(model: Any, batch: Batch, replacement: Replacement, every: int, o
                 _add(gradients, torch.autograd.grad(part, weights, allow_unused=True))
             total, count = total + (part.detach() if weights else part), count + number
         else:
-            with torch.no_grad(), uncached_autocast(batch.history.device):
+            with torch.no_grad(), own_casts():
                 outputs = loop.go_on(start, end, cut=True)
         loop.history[start:-1] = [each.detach() for each in loop.history[start:-1]]
         parts.append(outputs.detach())
