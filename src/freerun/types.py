@@ -287,6 +287,50 @@ class Cached(Stepper, Protocol):
     def crop(self, state: Any, lengths: Tensor) -> Any: ...
 
 
+@dataclass(frozen=True, eq=False)
+class Calls:
+    """What the calls of a roll-in over a cache read, all of it known beforehand.
+
+    Inputs are what a decoder reads: 0 is the start, i is history entry i - 1.
+
+    Args:
+        counts: (calls, rows) inputs that each call reads of each row; a row that has come to 0 stays there, and rows
+            come in the order in which they end, the last to end first.
+        begins: (calls, rows) inputs of each row read before.
+        rows: (n,) rows of all inputs, call after call and within one row after row.
+        index: (n,) their numbers.
+        sizes: inputs of each call.
+    """
+
+    __repr__ = brief
+
+    counts: Tensor
+    begins: Tensor
+    rows: Tensor
+    index: Tensor
+    sizes: list[int]
+
+    @classmethod
+    def of(cls, counts: Tensor) -> Calls:
+        """From the counts."""
+        flat, begins = counts.flatten(), counts.cumsum(0) - counts
+        cell = torch.arange(len(flat), device=flat.device).repeat_interleave(flat)
+        number = torch.arange(len(cell), device=flat.device) - (flat.cumsum(0) - flat)[cell]
+        return cls(counts, begins, cell % counts.shape[1], begins.flatten()[cell] + number, counts.sum(1).tolist())
+
+
+@runtime_checkable
+class Planned(Cached, Protocol):
+    """A Cached model that reads faster where all calls are known beforehand.
+
+    ``reader(batch, calls)``: a function of the number of a call and its entries, (n, ...) in the order of
+    ``Calls.index`` (at the start any), which returns the hidden vectors (n, size) after each; called for 0, 1, ... in
+    turn. None where the model cannot.
+    """
+
+    def reader(self, batch: Batch, calls: Calls) -> Callable[[int, Tensor], Tensor] | None: ...
+
+
 @runtime_checkable
 class Embedder(Protocol):
     """A model that reads its history as vectors, too, so that mixtures of symbols can be fed.

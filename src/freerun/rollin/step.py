@@ -13,8 +13,9 @@ from freerun.arguments import Arguments
 from freerun.batch import Batch
 from freerun.errors import UserError
 from freerun.rollin.model import checked_rows, has, lacks
+from freerun.rollin.planned import planned_roll_in
 from freerun.rollin.replacement import Replacement, RollIn
-from freerun.types import Reader, Stepper
+from freerun.types import Planned, Reader, Stepper
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,9 @@ class Stepwise(Arguments):
 
     def roll_in(self, model: Any, batch: Batch, encoded: Batch, replacement: Replacement) -> RollIn:
         """The mixed history."""
-        return step_roll_in(model, encoded, replacement)
+        planned = hasattr(type(model), "reader") and has(model, Planned)
+        done = planned_roll_in(model, encoded, replacement, "step") if planned else None
+        return done or step_roll_in(model, encoded, replacement)
 
 
 def step_roll_in(model: Any, batch: Batch, replacement: Replacement) -> RollIn:

@@ -12,8 +12,9 @@ from freerun.arguments import Arguments
 from freerun.batch import Batch
 from freerun.errors import UserError
 from freerun.rollin.model import has, lacks
+from freerun.rollin.planned import planned_roll_in
 from freerun.rollin.replacement import Replacement, RollIn, equal_entries
-from freerun.types import Cached
+from freerun.types import Cached, Planned
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,9 @@ class Window(Arguments):
 
     def roll_in(self, model: Any, batch: Batch, encoded: Batch, replacement: Replacement) -> RollIn:
         """The mixed history."""
-        return window_roll_in(model, encoded, replacement, self.width)
+        planned = self.width == 1 and hasattr(type(model), "reader") and has(model, Planned)
+        done = planned_roll_in(model, encoded, replacement, "window") if planned else None
+        return done or window_roll_in(model, encoded, replacement, self.width)
 
 
 def window_roll_in(model: Cached, batch: Batch, replacement: Replacement, width: int = 1) -> RollIn:

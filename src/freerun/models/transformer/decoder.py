@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -25,6 +25,8 @@ from freerun.models.transformer.layers import (
     make_norm,
     turns,
 )
+from freerun.models.transformer.reader import PlannedReader, is_plain
+from freerun.types import Calls
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,6 +213,18 @@ class CausalTransformer(nn.Module):
     def crop(self, state: DecoderState, lengths: Tensor) -> DecoderState:
         """The state with what was read beyond ``lengths`` (rows,) entries taken back; the state before is used up."""
         return replace(state, lengths=lengths + 1, common_length=None)  # the start vector stands before all entries
+
+    def reader(self, batch: Batch, calls: Calls) -> Callable[[int, Tensor], Tensor] | None:
+        """``freerun.types.Planned``; None where a part was exchanged, hooked or overridden, and with left padding."""
+        names = ("step", "advance", "_read", "_through", "_hidden", "hidden", "forward")
+        own = all(getattr(type(self), name) is getattr(CausalTransformer, name) for name in names)
+        if torch.is_grad_enabled() or not own or any(name in vars(self) for name in names):
+            return None
+        context = self._context(batch)
+        if context.absent is not None or not is_plain([*self.blocks, self.norm]):
+            return None
+        self.positions.check(int(calls.counts.sum(0).max()))
+        return PlannedReader(self, context, calls)
 
     def _read(self, state: DecoderState, inputs: Tensor, counts: Tensor | None) -> tuple[DecoderState, Tensor]:
         if counts is not None:

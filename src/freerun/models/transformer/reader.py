@@ -1,0 +1,246 @@
+"""Reading over a cache whose calls are all known beforehand: one plan of indices, and layers without module calls."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules import module as hooks
+
+from freerun.models.transformer.layers import Block, CrossAttention, FeedForward, Memory, SelfAttention
+from freerun.types import Calls
+
+_PLAIN = (Block, SelfAttention, CrossAttention, FeedForward, nn.Linear, nn.RMSNorm, nn.LayerNorm, nn.Dropout)
+_CALL, _KEY, _BLOCK = 115_000, 4, 128
+"""One call of attention costs as much as so many (query, key) pairs of width 1; reading a key as much as so many
+queries; and longer runs of queries are cut at so many."""
+
+
+def is_plain(parts: list[nn.Module]) -> bool:
+    """Whether layers compute what their classes define: no hook, no exchanged part or method, in evaluation mode."""
+    if hooks._global_forward_hooks or hooks._global_forward_pre_hooks:
+        return False
+    return all(
+        type(each) in _PLAIN and not (each.training or each._forward_hooks or each._forward_pre_hooks)
+        and each.__dict__.keys().isdisjoint(("forward", "read")) and each._parameters.get("weight", each) is not None
+        for part in parts for each in part.modules()
+    )  # fmt: skip
+
+
+class _Norm:
+    """A norm with its weight at hand; on processors the RMS norm of few kernels."""
+
+    def __init__(self, norm: nn.Module, lean: bool) -> None:
+        self.norm: Any = norm
+        self.scale: Tensor | None = None
+        if lean and isinstance(norm, nn.RMSNorm):
+            size, weight = norm.normalized_shape[-1], norm.weight
+            eps = torch.finfo(weight.dtype).eps if norm.eps is None else norm.eps
+            self.scale, self.floor = weight * size**0.5, weight.new_tensor((size * eps) ** 0.5)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.scale is None:
+            return self.norm.forward(x)
+        return x.div(torch.linalg.vector_norm(x, dim=-1, keepdim=True).hypot_(self.floor)).mul_(self.scale)
+
+
+class _Linear:
+    """A linear layer with its weights at hand, cast once where autocast would cast them in every call."""
+
+    def __init__(self, layer: nn.Linear, dtype: torch.dtype | None) -> None:
+        parts: list[Any] = [layer.weight, layer.bias]
+        if dtype is not None and layer.weight.dtype == torch.float32:
+            parts = [each if each is None else each.to(dtype) for each in parts]
+        self.weight, self.bias = parts
+        # what is added to the stream is added by the product itself; autocast would add in its own precision
+        self.turned = None if dtype is not None or self.bias is not None else self.weight.t()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+    def added(self, stream: Tensor, x: Tensor) -> Tensor:
+        """``stream + self(x)``."""
+        return stream + self(x) if self.turned is None else torch.addmm(stream, x, self.turned)
+
+
+class _Layer:
+    """A block: its weights, its keys and values (2, rows, heads, capacity, width), those of the source."""
+
+    def __init__(self, block: Block, rows: int, capacity: int, source: tuple[Memory, Tensor | None] | None) -> None:
+        like = block.attention.project.weight
+        kind = like.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        linear, norm = lambda each: _Linear(each, dtype), lambda each: _Norm(each, kind == "cpu" and dtype is None)
+        attention, feed = block.attention, block.feed
+        self.heads, self.width = attention.heads, attention.width
+        self.norm, self.project, self.out = norm(block.norm), linear(attention.project), linear(attention.out)
+        self.feed_norm, self.enter, self.leave = norm(block.feed_norm), linear(feed.enter), linear(feed.out)
+        self.activation = feed.activation
+        # zeros: what is masked may still not be NaN
+        self.store = like.new_zeros(2, rows, self.heads, capacity, self.width, dtype=dtype or like.dtype)
+        self.flat, self.source = self.store.view(-1, self.width), source
+        if source is not None:
+            cross: Any = block.cross
+            self.cross_norm, self.query, self.cross_out = norm(block.cross_norm), linear(cross.query), linear(cross.out)
+
+    def read(self, x: Tensor, at: _Call) -> Tensor:
+        """(n, size) inputs of a call -> the same, as ``Block.read``."""
+        parts = self.project(self.norm(x)).view(len(x), 3 * self.heads, self.width)
+        if at.turn is not None:
+            _rotate(parts[:, : 2 * self.heads], at.turn)
+        self.flat.index_copy_(0, at.slots, parts[:, self.heads :].reshape(-1, self.width))
+        x = self.out.added(x, at.attend(parts[:, : self.heads], self.store[0], self.store[1]))
+        if self.source is not None:
+            memory, mask = self.source
+            query = self.query(self.cross_norm(x)).view(len(x), self.heads, self.width)
+            x = self.cross_out.added(x, at.look(query, *memory, mask))
+        inner = self.enter(self.feed_norm(x))
+        if self.activation == "swiglu":
+            gate, value = inner.chunk(2, -1)
+            inner = F.silu(gate).mul_(value)
+        else:
+            inner = F.gelu(inner) if self.activation == "gelu" else F.relu(inner)
+        return self.leave.added(x, inner)
+
+
+def _rotate(x: Tensor, turn: Tensor) -> None:
+    """Turn every pair of neighbours of (n, heads, width) by its complex ``turn`` (n, 1, width / 2), in place."""
+    if x.dtype in (torch.float32, torch.float64):
+        torch.view_as_complex(x.unflatten(-1, (-1, 2))).mul_(turn)
+        return
+    (a, b), (cos, sin) = x.unflatten(-1, (-1, 2)).unbind(-1), torch.view_as_real(turn).to(x.dtype).unbind(-1)
+    x.copy_(torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2))
+
+
+@dataclass(eq=False)
+class _Call:
+    """Where the inputs of one call stand, and how they attend."""
+
+    slots: Tensor  # (n * 2 * heads,) in the flattened keys and values
+    turn: Tensor | None  # (n, 1, width / 2) complex
+    rows: int  # the first ones, which read something
+    longest: int  # inputs of one row
+    keys: int
+    grid: Tensor | None  # (n,) indices in (rows, longest); None: they fill it in order
+    mask: Tensor | None  # (rows, 1, longest, keys) of the grid
+    causal: bool  # the grid is a square of inputs from the first one on
+    pieces: list[tuple[int, int, int, int, Tensor | None]] | None  # row, first and last query, keys, mask
+
+    def attend(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """(n, heads, width) queries, (rows, heads, capacity, width) keys and values -> (n, heads * width)."""
+        if self.pieces is None:
+            held = keys[: self.rows, :, : self.keys], values[: self.rows, :, : self.keys]
+            return self._on_grid(query, *held, self.mask, self.causal)
+        turned, found = query.transpose(0, 1)[None], []
+        for row, start, end, many, mask in self.pieces:
+            held = keys[row : row + 1, :, :many], values[row : row + 1, :, :many]
+            found.append(F.scaled_dot_product_attention(turned[:, :, start:end], *held, attn_mask=mask))
+        return torch.cat(found, 2)[0].transpose(0, 1).flatten(1)
+
+    def look(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        """Attention to a source (rows, heads, source_time, width)."""
+        mask = None if mask is None else mask[: self.rows]
+        return self._on_grid(query, keys[: self.rows], values[: self.rows], mask, False)
+
+    def _on_grid(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+        if self.grid is not None:  # what stands in between is looked up by nobody
+            query = query.new_zeros(self.rows * self.longest, *query.shape[1:]).index_copy_(0, self.grid, query)
+        query = query.unflatten(0, (self.rows, self.longest)).transpose(1, 2)
+        attended = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, is_causal=causal)
+        attended = attended.transpose(1, 2).flatten(2).flatten(0, 1)
+        return attended if self.grid is None else attended.index_select(0, self.grid)
+
+
+class _Plan:
+    """The calls of a roll-in, each laid out when it is reached from tensors that were made once for all of them."""
+
+    def __init__(self, calls: Calls, heads: int, width: int, like: Tensor, turn: Tensor | None) -> None:
+        self.counts, self.begins = calls.counts.tolist(), calls.begins.tolist()
+        rows, self.capacity = calls.counts.shape[1], int(calls.index.max()) + 1
+        self.price = _CALL // (heads * width)
+        device = calls.index.device
+        side = torch.arange(2, device=device)[:, None] * rows + calls.rows[:, None, None]
+        slots = (side * heads + torch.arange(heads, device=device)) * self.capacity + calls.index[:, None, None]
+        self.slots = slots.flatten(1).split(calls.sizes)
+        angles = None if turn is None else torch.view_as_complex(turn[calls.index])
+        self.turns = None if angles is None else angles.split(calls.sizes)
+        self.index, self.rows = calls.index.split(calls.sizes), calls.rows.split(calls.sizes)
+        # row s holds what the input at index capacity - s may attend to
+        allowed = torch.arange(2 * self.capacity + 1, device=device) <= self.capacity
+        self.seen = like.new_zeros(len(allowed)).masked_fill_(~allowed, -torch.inf).unfold(0, self.capacity, 1)
+
+    def call(self, n: int) -> _Call:
+        """The n-th call."""
+        counts = [count for count in self.counts[n] if count]
+        rows, longest, index, starts = len(counts), max(counts), self.index[n], self.begins[n][: len(counts)]
+        reach = [start + count for start, count in zip(starts, counts, strict=True)]
+        keys, even = max(reach), rows * longest == len(index)
+        causal = longest > 1 and not any(starts)
+        grid, pieces, mask = None, None, None
+        if not even:
+            offsets = [longest * row - before for row, before in enumerate(accumulate(counts[:-1], initial=0))]
+            offset = torch.tensor(offsets, device=index.device)
+            grid = torch.arange(len(index), device=index.device) + offset.index_select(0, self.rows[n])
+        whole = rows * keys * (_KEY + longest) // (2 if causal else 1)
+        apart = sum(most * (_KEY + count) + self.price for most, count in zip(reach, counts, strict=True))
+        if (rows > 1 and apart < whole) or (longest > _BLOCK and not causal):
+            pieces = self._pieces(counts, starts, index)
+        elif not causal and not (even and longest == 1 and len(set(starts)) == 1):
+            at = self.capacity - index
+            at = at if grid is None else at.new_zeros(rows * longest).index_copy_(0, grid, at)
+            mask = self.seen[:, :keys].index_select(0, at).view(rows, 1, longest, keys)
+        turn = None if self.turns is None else self.turns[n]
+        return _Call(self.slots[n].flatten(), turn, rows, longest, keys, grid, mask, causal, pieces)
+
+    def _pieces(
+        self, counts: list[int], begins: list[int], index: Tensor
+    ) -> list[tuple[int, int, int, int, Tensor | None]]:
+        """Every row by itself, in blocks: its attention ends at its own keys."""
+        found: list[tuple[int, int, int, int, Tensor | None]] = []
+        for row, (start, count) in enumerate(zip(accumulate(counts, initial=0), counts, strict=False)):
+            for first in range(start, start + count, _BLOCK):
+                end = min(first + _BLOCK, start + count)
+                keys = begins[row] + end - start
+                mask = None
+                if end - first > 1:
+                    mask = self.seen[:, :keys].index_select(0, self.capacity - index[first:end])
+                found.append((row, first, end, keys, mask))
+        return found
+
+
+class PlannedReader:
+    """A decoder's layers over a cache of their own, call by call as planned; ``freerun.types.Planned``.
+
+    Args:
+        decoder: a ``CausalTransformer`` of plain parts.
+        context: what it reads besides its entries.
+        calls: what each call reads.
+    """
+
+    def __init__(self, decoder: Any, context: Any, calls: Calls) -> None:
+        self.decoder, memory = decoder, context.memory
+        learned, shape = decoder.positions.learned, decoder.shape
+        rows, capacity = calls.counts.shape[1], int(calls.index.max()) + 1
+        self.layers: list[_Layer] = []
+        for block in decoder.blocks:
+            source = None if memory is None else (block.cross.remember(memory), context.attended)
+            self.layers.append(_Layer(block, rows, capacity, source))
+        like, turn = self.layers[0].store, None if learned is not None else decoder.positions.turn
+        self.plan = _Plan(calls, shape.heads, shape.width, like, turn)
+        self.norm = _Norm(decoder.norm, like.device.type == "cpu" and not torch.is_autocast_enabled(like.device.type))
+        self.learned = None if learned is None else learned.weight
+
+    def __call__(self, n: int, entries: Tensor) -> Tensor:
+        """The hidden vectors (inputs of call n, size) after entries (inputs,); those of the start may be any."""
+        at, x = self.plan.call(n), self.decoder.embed(entries)
+        if n == 0:
+            x[self.plan.index[0] == 0] = self.decoder.start_vector.to(x.dtype)
+        if self.learned is not None:
+            x = x + F.embedding(self.plan.index[n], self.learned)
+        for layer in self.layers:
+            x = layer.read(x, at)
+        return self.norm(x)
