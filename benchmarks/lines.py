@@ -1,11 +1,9 @@
-"""One line of the price table: a model, a batch and a ratio; engines, usual loops, and two passes as approximation."""
+"""One line of the price table: a model, a batch and a ratio; engines, loops by hand, and two passes."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, cast
 
 import torch
@@ -13,13 +11,15 @@ from torch import nn
 
 import freerun as fr
 import loops
+import tables
 from cases import Case
 from freerun.draws import Sample
 from freerun.keys import fold
-from freerun.rollin import Replacement, draft_roll_in, eval_mode
-from timing import Step, Taken, clock_of, prices, take
+from freerun.rollin import Replacement, draft_roll_in, eval_mode, supports
+from freerun.types import Cached, Stepper
+from timing import Step, Taken, clock_of, load, native_bfloat16, prices, take
 
-__all__ = ["BASE", "Options", "by_hand_line", "dropout_line", "exact_engines", "line", "native_bfloat16"]
+__all__ = ["BASE", "Options", "by_hand_line", "dropout_line", "exact_engines", "line", "violations"]
 
 BASE = "teacher forcing"
 GUMBEL = Sample(coupling="gumbel")
@@ -36,50 +36,32 @@ class Options:
         amp: train in bfloat16 autocast; the draft is then certified in that precision.
     """
 
-    repetitions: int = 3
+    repetitions: int = 15
     device: str = "cpu"
     amp: bool = False
-
-
-@cache
-def native_bfloat16(device: str) -> bool:
-    """Whether products in bfloat16 are faster than in float32 here; where they are emulated they are far slower."""
-    if device != "cpu":
-        return torch.cuda.is_bf16_supported()
-    seconds: list[float] = []
-    for dtype in (torch.float32, torch.bfloat16):
-        a, b = (torch.ones(512, 512, dtype=dtype) for _ in range(2))
-        torch.mm(a, b)
-        started = time.process_time()
-        for _ in range(3):
-            torch.mm(a, b)
-        seconds.append(time.process_time() - started)
-    return seconds[1] < seconds[0]
 
 
 def exact_engines(case: Case, options: Options) -> dict[str, tuple[Any, Sample]]:
     """Name -> engine and draw of everything exact that is timed; ``auto`` last."""
     plain = Sample()
-    engines: dict[str, tuple[Any, Sample]] = {
-        "step": ("step", plain),
-        "jacobi, Gumbel": ("jacobi", GUMBEL),
-        "jacobi, inverse CDF": ("jacobi", plain),
-    }
-    if case.kind != "lstm-attention":
+    engines: dict[str, tuple[Any, Sample]] = {"step": ("step", plain)} if supports(case.model, Stepper) else {}
+    engines |= {"jacobi, Gumbel": ("jacobi", GUMBEL), "jacobi, inverse CDF": ("jacobi", plain)}
+    if supports(case.model, Cached):
         engines |= {f"window {width}": (fr.Window(width), plain) for width in (1, 2, 4, 8)}
+    if case.kind != "lstm-attention":
         engines["draft float32"] = (fr.Draft(torch.float32), GUMBEL)
         if native_bfloat16(options.device):
             engines["draft bfloat16"] = (fr.Draft(torch.bfloat16), GUMBEL)
-    return {**engines, "auto": ("auto", plain)}
+    return {**engines, "auto, Gumbel": ("auto", GUMBEL), "auto": ("auto", plain)}
 
 
 def _step(case: Case, options: Options, loss: Loss, optimizer: torch.optim.Optimizer | None = None) -> Step:
     """Zero gradients, forward, backward; with an optimizer also its step, on batches whose source is not encoded."""
-    batches = case.decoder if optimizer is None else case.batches
+    batches = case.timed if optimizer is None else case.batches
 
     def run(n: int) -> fr.Outcome | None:
         case.model.zero_grad(set_to_none=True)
-        with torch.autocast(options.device, torch.bfloat16, enabled=options.amp):
+        with torch.autocast(options.device, torch.bfloat16, enabled=options.amp or case.amp):
             found = loss(case.model, batches[n % len(batches)], n)
         (found if isinstance(found, torch.Tensor) else found.loss).backward()
         if optimizer is not None:
@@ -96,11 +78,12 @@ def _of(method: Any) -> Loss:
 def line(case: Case, ratio: float, options: Options, *, warm: bool = True) -> dict[str, Any]:
     """Prices, passes, work and certificates at one ratio; the keys at the top are those of the first version."""
     engines = exact_engines(case, options)
-    by_hand = loops.recurrent_loop if case.kind == "lstm-attention" else loops.cached_loop
+    by_hand = loops.HAND.get(case.kind, {"by hand": loops.cached_loop} if supports(case.model, Stepper) else {})
     losses: dict[str, Loss] = {BASE: _of(fr.teacher_forcing())}
     losses |= {name: _of(fr.scheduled_sampling(ratio, engine=e, draw=d)) for name, (e, d) in engines.items()}
     losses["two passes"] = _of(fr.two_pass(ratio, mix="sample"))
-    losses["by hand"] = lambda model, batch, n: by_hand(cast(Any, model), batch, ratio)
+    for name, loop in by_hand.items():
+        losses[name] = lambda model, batch, n, loop=loop: loop(cast(Any, model), batch, ratio)
     steps = {name: _step(case, options, loss) for name, loss in losses.items()}
     # a rate of 0: the weights stay what they are, and the optimizer works as ever
     optimizer = torch.optim.Adam(case.model.parameters(), lr=0.0)
@@ -109,8 +92,9 @@ def line(case: Case, ratio: float, options: Options, *, warm: bool = True) -> di
     taken = take(steps, options.repetitions, clock_of(options.device), warm=warm)
     cost = prices(taken, BASE)
     whole = prices({k: v for k, v in taken.items() if k.startswith("whole")}, f"whole step, {BASE}")
-    exact = {name: cost[name] for name in engines if name != "auto" and name in cost}
+    exact = {name: cost[name] for name in engines if not name.startswith("auto") and name in cost}
     best = min(exact, key=exact.__getitem__)
+    hand = min((cost[name] for name in by_hand if name in cost), default=None)
     auto = taken["auto"]
     return {
         "model": case.kind,
@@ -119,17 +103,32 @@ def line(case: Case, ratio: float, options: Options, *, warm: bool = True) -> di
         "teacher_forcing_ratio": ratio,
         "engine": _said(auto, "engine"),
         "price": round(cost["auto"], 3),
-        "hand_written_price": round(cost["by hand"], 3),
+        "hand_written_price": None if hand is None else round(hand, 3),
         "training_step_price": round(whole["whole step, auto"], 3),
         "extra_model_calls": auto.mean("passes"),
         "teacher_forcing_seconds": round(sorted(taken[BASE].seconds)[options.repetitions // 2], 4),
         "repetitions": options.repetitions,
+        "load": load(),
         "engines": {name: _numbers_of(taken[name], cost.get(name)) for name in (*engines, "two passes")},
         "auto_over_best": round(cost["auto"] / exact[best], 3),
         "best": best,
         **_agreement(taken, engines),
         **_approximate(case, ratio, taken, options),
     }
+
+
+def violations(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Lines at which a loop by hand is cheaper than ``auto``, or an engine by more than 8 % that it did not take."""
+    found: list[str] = []
+    for each in lines:
+        where = f"{each['model']} {tables.size(each)}, {each['weights']}, ratio {each['teacher_forcing_ratio']:g}"
+        auto, hand, best = each["price"], each["hand_written_price"], each["best"]
+        if hand is not None and hand < auto:
+            found.append(f"{where}: by hand {hand:.2f}, auto ({each['engine']}) {auto:.2f}")
+        if each["auto_over_best"] > 1.08 and best.removesuffix(" 1") != each["engine"]:
+            price = each["engines"][best]["price"]
+            found.append(f"{where}: {best} {price:.2f}, auto ({each['engine']}) {auto:.2f}")
+    return found
 
 
 def _said(taken: Taken, name: str) -> str:
@@ -154,7 +153,7 @@ def _agreement(taken: Mapping[str, Taken], engines: Mapping[str, tuple[Any, Samp
     for draw in (Sample(), GUMBEL):
         first, *others = [taken[name] for name, (_, own) in engines.items() if own == draw and not taken[name].failed]
         for other in others:
-            for (report, history), (_, same) in zip(first.outcomes, other.outcomes, strict=True):
+            for (report, history), (_, same) in zip(first.outcomes, other.outcomes, strict=False):
                 differing += int((history != same).any(1).sum())
                 compared += int(report["replaced"])
     return {"compared_entries": compared, "differing_entries": differing}
@@ -163,9 +162,9 @@ def _agreement(taken: Mapping[str, Taken], engines: Mapping[str, tuple[Any, Samp
 def _approximate(case: Case, ratio: float, taken: Mapping[str, Taken], options: Options) -> dict[str, Any]:
     """How wrong approximations are: shares of own entries that two passes get wrong, of rows that a draft does."""
     wrong = {"inverse CDF": (taken["auto"], taken["two passes"].outcomes)}
-    model, batches = case.model, case.decoder
+    model, batches = case.model, case.timed
     one_pass = fr.scheduled_sampling(ratio, engine=1, draw=GUMBEL)
-    with torch.autocast(options.device, torch.bfloat16, enabled=options.amp):
+    with torch.autocast(options.device, torch.bfloat16, enabled=options.amp or case.amp):
         histories = [
             one_pass.transform(model, batches[n % len(batches)], 0, n).history for n in range(options.repetitions)
         ]
@@ -180,8 +179,7 @@ def _approximate(case: Case, ratio: float, taken: Mapping[str, Taken], options: 
 
 
 def _share(exact: Taken, others: list[torch.Tensor]) -> float:
-    pairs = zip(exact.outcomes, others, strict=True)
-    differing = sum(int((history != other).sum()) for (_, history), other in pairs)
+    differing = sum(int((history != other).sum()) for (_, history), other in zip(exact.outcomes, others, strict=False))
     return round(differing / max(1, sum(int(report["replaced"]) for report, _ in exact.outcomes)), 4)
 
 
@@ -189,7 +187,7 @@ def _share(exact: Taken, others: list[torch.Tensor]) -> float:
 def _redone(case: Case, ratio: float, exact: Taken) -> dict[str, float]:
     """The share of rows whose draft is not the exact history: those that the certificate rejects."""
     found: dict[str, float] = {}
-    batch, key = case.decoder[0], 0
+    batch, key = case.timed[0], 0
     keep = fr.gates.resolve("token")(batch, ratio, fold(key, "gate", 0))
     plan = Replacement.of(batch, keep, GUMBEL, fold(key, "draw", 0))
     if exact.failed or plan.number == 0:

@@ -1,6 +1,8 @@
-"""Usual loops by hand: a step with scheduled sampling as in tutorials and issue threads.
+"""Loops by hand: a step with scheduled sampling as a person writes it who knows what costs, and as in tutorials.
 
-Their gates and draws (``torch.multinomial``) are their own, so their histories are not those of the engines.
+The good ones draw gates and noise in advance, embed gold at once, compute the vocabulary only for the rows whose next
+entry is their own, end after the last of these, and train in one forward. Gates and draws are the loops' own, so their
+histories are not those of the engines.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from freerun.models import RecurrentSeq2Seq
 from freerun.models.recurrent import Encoded
 from freerun.rollin import Replacement, eval_mode
 
-__all__ = ["cached_loop", "full_prefix_loop", "recurrent_loop", "replayed_masks"]
+__all__ = ["HAND", "cached_loop", "full_prefix_loop", "recurrent_loop", "replayed_masks"]
 
 
 def _loss(logits: Tensor, batch: fr.Batch) -> Tensor:
@@ -32,19 +34,62 @@ def _mixed(logits: Tensor, batch: fr.Batch, t: int, ratio: float) -> Tensor:
     return torch.where(keep, batch.history[:, t], own)
 
 
+class _Own:
+    """Which entries are a model's own, and the noise of their draws, both in advance."""
+
+    def __init__(self, batch: fr.Batch, ratio: float) -> None:
+        own = (torch.rand(batch.targets.shape, device=batch.targets.device) >= ratio) & batch.replaceable
+        times, rows = own.t().nonzero(as_tuple=True)
+        counts = torch.bincount(times, minlength=batch.time).tolist()
+        self.rows, self.noise = rows.split(counts), torch.rand(len(rows), 1, device=rows.device).split(counts)
+        self.last = max((t for t, count in enumerate(counts) if count), default=-1)
+
+    def draw(self, logits: Tensor, t: int) -> Tensor:
+        """(rows,) ids by the inverse of the distribution function."""
+        sums = logits.float().softmax(-1).cumsum(-1)
+        return torch.searchsorted(sums, self.noise[t] * sums[:, -1:])[:, 0].clamp_max(sums.shape[-1] - 1)
+
+
 def recurrent_loop(model: RecurrentSeq2Seq, batch: fr.Batch, ratio: float) -> Tensor:
-    """Cell, attention, projection and a sample at every step, with the graph kept; the loss."""
-    source: Encoded = batch.context
+    """A loop of cells without gradient, attention and projection for the rows that need them; the loss."""
+    history, own = batch.history.clone(), _Own(batch, ratio)
+    with torch.no_grad(), eval_mode(model):
+        source, weights = _started(model, batch)
+        h, c = source.hidden[0], source.cell[0]
+        inputs = model.embedding(history)
+        x = model.start_vector.expand(batch.size, -1)
+        for t in range(own.last + 1):
+            h, c = torch.lstm_cell(x, (h, c), *weights)
+            rows = own.rows[t]
+            if len(rows):
+                drawn = own.draw(_read(model, h[rows], source.memory[rows]), t)
+                history[rows, t] = drawn
+                inputs[rows, t] = model.embedding(drawn).to(inputs.dtype)
+            x = inputs[:, t]
+    return _loss(model(batch.replace(history=history)), batch)
+
+
+def _started(model: RecurrentSeq2Seq, batch: fr.Batch) -> tuple[Encoded, tuple[Tensor, ...]]:
     layer = model.decoder
-    weights = (layer.weight_ih_l0, layer.weight_hh_l0, layer.bias_ih_l0, layer.bias_hh_l0)
+    encoded = batch.context if isinstance(batch.context, Encoded) else model.encode(batch).context
+    return encoded, (layer.weight_ih_l0, layer.weight_hh_l0, layer.bias_ih_l0, layer.bias_hh_l0)
+
+
+def _read(model: RecurrentSeq2Seq, h: Tensor, memory: Tensor) -> Tensor:
+    scores = torch.bmm(memory, model.query(h)[:, :, None])[:, :, 0]
+    attended = torch.bmm(scores.softmax(-1)[:, None], memory)[:, 0]
+    return model.out(torch.tanh(model.combine(torch.cat([h, attended], -1))))
+
+
+def recurrent_loop_with_graph(model: RecurrentSeq2Seq, batch: fr.Batch, ratio: float) -> Tensor:
+    """Cell, attention, projection and a sample at every step, with the graph kept: no second forward; the loss."""
+    source, weights = _started(model, batch)
     h, c = source.hidden[0], source.cell[0]
     x = model.start_vector.expand(batch.size, -1)
     outputs: list[Tensor] = []
     for t in range(batch.time):
         h, c = torch.lstm_cell(x, (h, c), *weights)
-        scores = torch.bmm(source.memory, model.query(h)[:, :, None])[:, :, 0]
-        attended = torch.bmm(scores.softmax(-1)[:, None], source.memory)[:, 0]
-        logits = model.out(torch.tanh(model.combine(torch.cat([h, attended], -1))))
+        logits = _read(model, h, source.memory)
         outputs.append(logits)
         if t + 1 < batch.time:
             x = model.embedding(_mixed(logits, batch, t, ratio))
@@ -52,16 +97,23 @@ def recurrent_loop(model: RecurrentSeq2Seq, batch: fr.Batch, ratio: float) -> Te
 
 
 def cached_loop(model: Any, batch: fr.Batch, ratio: float) -> Tensor:
-    """A loop over a key-value cache without gradient, every row and the full vocabulary at every step; the loss.
+    """A loop over a static key-value cache without gradient, the vocabulary for the rows that need it; the loss.
 
-    The cache is the library's, which is allocated once: faster than one that is concatenated step by step.
+    The cache is the library's, which is allocated once.
     """
-    history = batch.history.clone()
+    history, own = batch.history.clone(), _Own(batch, ratio)
     with torch.no_grad(), eval_mode(model):
         state = model.start(batch)
-        for t in range(batch.time - 1):
-            history[:, t] = _mixed(model.output(state), batch, t, ratio)
-            state = model.step(state, model.embed(history[:, t]))
+        inputs = model.embed(history[:, : max(1, own.last)])
+        for t in range(own.last + 1):
+            rows = own.rows[t]
+            if len(rows):
+                drawn = own.draw(model.output(state, None if len(rows) == batch.size else rows), t)
+                history[rows, t] = drawn
+                if t < own.last:
+                    inputs[rows, t] = model.embed(drawn).to(inputs.dtype)
+            if t < own.last:
+                state = model.step(state, inputs[:, t])
     return _loss(model(batch.replace(history=history)), batch)
 
 
@@ -111,3 +163,9 @@ def replayed_masks(model: Any, batch: fr.Batch, ratio: float, key: int) -> fr.Ou
     fed = batch.replace(history=history)
     report = {"passes": passes, "work": float(passes), "certified": "fixed point", "replaced": plan.number}
     return fr.teacher_forcing().finish(model(fed), fed, report)
+
+
+HAND: dict[str, dict[str, Any]] = {
+    "lstm-attention": {"by hand": recurrent_loop, "by hand, graph kept": recurrent_loop_with_graph},
+}
+"""The loops by kind of model; others have the one over a cache."""

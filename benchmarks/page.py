@@ -1,9 +1,10 @@
 """Write the tables and the figure of docs/engines.md from benchmarks/measured.json, after measuring with --run.
 
-Measuring everything takes about an hour on one core. --only selects parts to measure and --ratios lines of the prices;
-they replace the stored ones. Text outside the marked sections of the page is kept.
+Measuring everything takes some hours on one core. --only selects parts to measure, --ratios and --sizes lines of the
+prices; they replace the stored ones. Text outside the marked sections of the page is kept.
 
 Run: python benchmarks/page.py --run LANGUAGE_MODEL_RUN --run TRANSLATION_RUN
+     python benchmarks/page.py --only random --sizes bf16       the lines of models without a run; some of them
      python benchmarks/page.py             write the page from the stored measurements
      python benchmarks/page.py --check     exit code 1 if the page differs from them
 """
@@ -12,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import re
 import sys
 from collections.abc import Sequence
@@ -26,8 +26,9 @@ import passes
 import roll_in
 import tables
 from cases import case_of_run
-from lines import native_bfloat16
+from lines import violations
 from passes_figure import figure
+from timing import machine
 
 ROOT = Path(__file__).parent.parent
 PAGE, FIGURE = ROOT / "docs" / "engines.md", ROOT / "docs" / "passes.svg"
@@ -40,22 +41,28 @@ def measure(arguments: argparse.Namespace, before: dict[str, Any]) -> dict[str, 
 
     Args:
         arguments: the command line. Its first run is of a language model; passes and parts are measured on it.
+            Without runs only "random" can be.
         before: from ``measured.json``.
     """
-    results, first = dict(before), arguments.run[0]
-    options = [*_flag("--repetitions", arguments.repetitions), *_flag("--ratios", arguments.ratios)]
+    results, first = dict(before), next(iter(arguments.run), "")
+    few = arguments.ratios or arguments.sizes
+    options = [
+        f"--repetitions={arguments.repetitions}",
+        *([f"--ratios={arguments.ratios}"] if arguments.ratios else []),
+    ]
+    made = [f"--updates={arguments.updates}", f"--sizes={arguments.sizes}"]
     runs = [word for run in arguments.run for word in ("--run", run)]
-    for name, flags in (("trained", runs), ("random", [])):
+    for name, flags in (("trained", runs), ("random", made)):
         if name in arguments.only:
             prices = roll_in.measure(roll_in.arguments_of([*flags, *options]))
-            results[name] = merged(results.get(name, {}), prices) if arguments.ratios else prices
+            results[name] = merged(results.get(name, {}), prices) if few else prices
     if "passes" in arguments.only:
         model, about, batches = passes.windows_of_run(first, passes.LENGTHS, rows=32, batches=1)
         results["passes"] = passes.counted(model.eval(), batches)
         results["passes_of"] = f"{about}; batches of 32 rows of its dev text"
     if "parts" in arguments.only:
         results["parts"] = parts.shares(case_of_run(first, 1), repetitions=5)
-    return {**results, "machine": _machine()}
+    return {**results, "machine": machine("cpu")}
 
 
 def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
@@ -72,24 +79,11 @@ def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     return lines_by_name
 
 
-def _flag(name: str, value: object) -> list[str]:
-    return [] if value is None else [name, str(value)]
-
-
-def _machine() -> str:
-    name = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists() and (found := re.search(r"^model name\s*: (.*)$", info.read_text("utf-8"), re.MULTILINE)):
-        name = found[1].strip()
-    bfloat16 = "with" if native_bfloat16("cpu") else "without"
-    return f"{name}, {bfloat16} native bfloat16, one thread, torch {torch.__version__}"
-
-
 def written(page: str, measured: dict[str, Any]) -> str:
     """Return the page with its marked sections filled."""
     every = {name: [*measured["trained"][name], *measured["random"][name]] for name in ("lines", "slow", "dropout")}
     sections = {
-        "machine": f"Measured on: {measured['machine']}.\n",
+        "machine": f"Measured on: {measured['machine']}, {roll_in.loads(every['lines'])}.\n",
         "prices": _sections(every, "price"),
         "counts": _sections(every, "passes"),
         "others": _sections(every, ""),
@@ -116,14 +110,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure and write, write, or check."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", action="append", default=[], help="finished runs, a language model's first")
-    parser.add_argument("--only", nargs="+", default=WHAT, choices=WHAT, help="what to measure; default all")
-    parser.add_argument("--repetitions", type=int, default=3, help="of prices")
+    parser.add_argument("--only", nargs="+", default=[], choices=WHAT, help="what to measure; with runs, default all")
+    parser.add_argument("--repetitions", type=int, default=15, help="of prices")
     parser.add_argument("--ratios", help="only these lines of the price table")
+    parser.add_argument("--sizes", default="", help="of models without a run only those whose sizes hold this")
+    parser.add_argument("--updates", type=int, default=300, help="of training of models without a run")
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     measured: dict[str, Any] = json.loads(MEASURED.read_text("utf-8")) if MEASURED.exists() else {}
-    if arguments.run:
+    if arguments.run and not arguments.only:
+        arguments.only = WHAT
+    if not arguments.run and set(arguments.only) - {"random"}:
+        parser.error("without --run only --only random can be measured: the other parts are of finished runs")
+    if arguments.only:
         measured = measure(arguments, measured)
         MEASURED.write_text(_json(measured), encoding="utf-8")
     page = PAGE.read_text("utf-8")
@@ -134,6 +134,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(expected != page)
     PAGE.write_text(expected, encoding="utf-8")
     FIGURE.write_text(figure(measured["passes"]), encoding="utf-8")
+    found = violations([*measured["trained"]["lines"], *measured["random"]["lines"]])
+    print(f"auto is dearer than a loop by hand, or by more than 8 % than another engine, in {len(found)} cases", *found,
+          sep="\n- ")  # fmt: skip
     return 0
 
 

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 import freerun as fr
 import tables
-from cases import PRESETS, Case, case_of_run, random_case
+from cases import PRESETS, Case, case_of_run, made_case
 from freerun.draws import Sample
 from freerun.models.transformer.decoder import CausalTransformer
 from freerun.models.transformer.layers import CrossAttention, FeedForward, SelfAttention
@@ -142,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     kind = "decoder-only"
-    case = case_of_run(arguments.run, 1) if arguments.run else random_case(kind, PRESETS[arguments.preset][kind][0])
+    case = case_of_run(arguments.run, 1) if arguments.run else made_case(kind, PRESETS[arguments.preset][kind][0])
     found = shares(case, repetitions=arguments.repetitions)
     if arguments.json:
         print(json.dumps(found, indent=1))

@@ -21,7 +21,7 @@ from torch import nn
 
 import freerun as fr
 import tables
-from cases import Shape, random_case
+from cases import Shape, made_case
 from freerun.draws import Greedy, Sample
 from passes_figure import figure
 
@@ -69,7 +69,7 @@ def _batches(ids: torch.Tensor, rows: int) -> list[fr.Batch]:
 def random_windows(lengths: Sequence[int], rows: int, batches: int) -> tuple[nn.Module, str, Any]:
     """The same with random weights and random ids."""
     shape = Shape(128, 4, rows * batches, max(lengths), 100)
-    case = random_case("decoder-only", shape)
+    case = made_case("decoder-only", shape)
     ids = case.batches[0].targets
     return case.model, "random weights", {length: _batches(ids[:, :length], rows) for length in lengths}
 

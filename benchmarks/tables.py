@@ -47,9 +47,10 @@ def _grouped(lines: Iterable[dict[str, Any]]) -> list[list[dict[str, Any]]]:
 
 
 def size(line: dict[str, Any]) -> str:
-    """A model's and a batch's sizes in short."""
+    """A model's and a batch's sizes in short, and what else is not as usual."""
     letters = {"hidden": "d", "layers": "L", "batch": "B", "time": "T", "vocab": "V"}
-    return " ".join(f"{letter}{line[name]}" for name, letter in letters.items())
+    sizes = " ".join(f"{letter}{line[name]}" for name, letter in letters.items())
+    return f"{sizes} {line.get('how', '')}".strip()
 
 
 def prices_table(group: Sequence[dict[str, Any]]) -> Table:
@@ -59,7 +60,8 @@ def prices_table(group: Sequence[dict[str, Any]]) -> Table:
     rows: list[list[str]] = []
     for each in group:
         own = [_price(each["engines"][name]) for name in (*engines, "two passes")]
-        own.insert(-1, f"{each['hand_written_price']:.2f}")
+        hand = each["hand_written_price"]
+        own.insert(-1, "-" if hand is None else f"{hand:.2f}")
         last = [f"{each[name]:.2f}" for name in ("auto_over_best", "training_step_price")]
         rows.append([f"{each['teacher_forcing_ratio']:g}", f"{each['price']:.2f}", each["engine"], *own, *last])
     return head, rows
