@@ -21,7 +21,7 @@ import torch
 
 from freerun.data import SeriesCodec, SeriesOptions, load_series, read_past, series_from_arrays
 from freerun.data.files import DataFile
-from freerun.data.series.inference import read_future, read_windows
+from freerun.data.series.inference import read_futures, read_windows
 from freerun.errors import UserError
 
 STEPS = {
@@ -304,16 +304,14 @@ def afterwards(table: Table, data: Any, path: Path) -> None:
     if table.several:
         return
     try:
-        future = read_future(path, data.codec, 4)
+        (future,) = read_futures(data.codec, DataFile(path), 4)
     except UserError:
         return
     truth = expected(table)[""][:, [table.names.index(name) for name in data.codec.names]]
     known = int(np.flatnonzero(~np.isnan(truth).all(axis=1))[-1]) + 1
     assert future.first == 1 - (len(truth) - known)
     assert future.steps == 4 + len(truth) - known
-    past = (
-        future.batch.context["past"][0] if data.codec.layout == "past" else future.batch.history[0, : data.codec.past]
-    )
+    past = future.window[0, : data.codec.past, : data.codec.values]
     newest = data.codec.denormalise(past.double())[-1].numpy()
     there = ~np.isnan(truth[known - 1])
     assert np.allclose(newest[there], truth[known - 1][there], rtol=1e-4), "the past is not the newest"

@@ -2,6 +2,7 @@
 
 import json
 import statistics
+from datetime import date, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,13 @@ import pytest
 import torch
 
 import freerun as fr
-from builders import refused
+from builders import problems_of, refused
+from freerun.cli.entry import main
 from freerun.data import SeriesOptions, load_series
 from freerun.data.files import DataFile
 from freerun.data.series.inference import read_past, read_windows
 from freerun.recipes import load_recipe
-from freerun.recipes.load import load_run
+from freerun.recipes.load import evaluate_run, generate_lines, load_run
 from freerun.recipes.train import build, run_recipe
 from freerun.tasks.series import SeriesTask
 from tiny_recipes import toml, write
@@ -81,12 +83,95 @@ def test_series_of_different_sizes_are_each_forecast_as_well_as_alone(tmp_path):
     for name, (size, _, _) in SIZES.items():
         batch = read_past(table(tmp_path / "one.csv", [name]), run.codec)
         assert batch.context["past"][0, :, 0].abs().max() < 6
-        lines = task.generate_lines(run.model, run.codec, task.settings, [str(tmp_path / "one.csv")])
+        lines = task.generate_table(run.model, run.codec, task.settings, DataFile(tmp_path / "one.csv"))
         numbers = [float(line.split(",")[-1]) for line in lines[1:]]
         assert all(0.3 < number / values_of(name)[-24:].mean() < 3 for number in numbers), (name, size)
     forecasts = task.evaluate(run.model, "test").forecasts
     assert max(max(map(max, each["gold"])) for each in forecasts) > 1000
     assert min(max(map(max, each["gold"])) for each in forecasts) < 10
+
+
+DAY = date(2024, 1, 1)
+
+
+def dated(path: Path, ends: dict[str, int], *, turn: bool = False) -> Path:
+    """Series of daily rows that end at different times; of series by turns, the newest row first."""
+    rows = [
+        f"{DAY + timedelta(days=t):%d.%m.%Y},{name},{'shop' if name == 'large' else 'kiosk'},{values_of(name)[t]:.6g}"
+        for name, end in ends.items()
+        for t in range(end)
+    ]
+    rows = sorted(rows, key=lambda row: row[3:5] + row[:2], reverse=True) if turn else rows
+    path.write_text("\n".join(["day,item,kind,sales", *rows]) + "\n")
+    return path
+
+
+FORECAST = {"series": "item", "time": "day", "time_format": "%d.%m.%Y", "categories": ["item", "kind"]}
+LAW = RECIPE | {
+    "model": {"kind": "recurrent_forecaster", "size": 6, "head": "gaussian"},
+    "train": {"updates": 3, "batch_size": 8, "evaluate_items": 4},
+}
+
+
+@pytest.fixture(scope="module")
+def lawful(tmp_path_factory):
+    """A run on dated series with a law, a table of their ends, and that of each alone."""
+    folder = tmp_path_factory.mktemp("lawful")
+    train = {name: 150 for name in SIZES}
+    data = RECIPE["data"] | FORECAST | {"path": str(dated(folder / "all.csv", train)), "evaluation_stride": 8}
+    run_recipe(load_recipe(write(folder, toml(**LAW | {"data": data}))), folder / "run", progress=False)
+    return load_run(folder / "run"), folder
+
+
+ENDS = {"large": 150, "small": 140, "middle": 145}
+
+
+def test_each_series_of_a_table_is_forecast_from_its_own_end(lawful):
+    """As from a table of its own: its scale, vectors, categories that stand still, times; for any length."""
+    run, folder = lawful
+    file, notes = dated(folder / "ends.csv", ENDS), []
+    lines = [row.split(",") for row in generate_lines(run, [str(file)], length=11, quantiles=(0.1, 0.9), notes=notes)]
+    assert lines[0] == ["item", "lead", "day", "sales", "sales.q0.1", "sales.q0.9"] and not notes
+    assert [row[0] for row in lines[1::11]] == list(ENDS) and len(lines) == 1 + 11 * len(ENDS)
+    for name, end in ENDS.items():
+        own = [row for row in lines if row[0] == name]
+        assert [row[1] for row in own] == [str(n) for n in range(1, 12)]
+        assert [row[2] for row in own] == [f"{DAY + timedelta(days=end + n):%d.%m.%Y}" for n in range(11)]
+        alone = generate_lines(run, [str(dated(folder / "one.csv", {name: end}))], length=11, quantiles=(0.1, 0.9))
+        for row, one in zip(own, alone[1:], strict=True):
+            assert row[:3] == one.split(",")[:3]
+            assert [float(cell) for cell in row[3:]] == pytest.approx([float(cell) for cell in one.split(",")[3:]], 1e-4)
+            assert float(row[4]) < float(row[3]) < float(row[5])
+            assert 0.2 < float(row[3]) / values_of(name)[end - 12 : end].mean() < 5
+    paths = [row.split(",") for row in generate_lines(run, [str(file)], num_samples=3)]
+    assert paths[0][4:] == ["sales.1", "sales.2", "sales.3"] and len(paths) == 1 + 8 * 3
+    # the noise of two series is not one
+    noise = {
+        row[0]: [(float(cell) - float(row[3])) / run.codec.own[row[0]][1][0] for cell in row[4:]] for row in paths[1::8]
+    }
+    assert abs(noise["large"][0] - noise["small"][0]) > 1e-3
+
+
+def test_a_table_in_no_order_is_sorted_and_the_answer_notes_it(lawful, capsys):
+    run, folder = lawful
+    plain, mixed = dated(folder / "plain.csv", ENDS), dated(folder / "mixed.csv", ENDS, turn=True)
+    expected = generate_lines(run, [str(plain)])
+    assert main(["generate", str(run.folder), "--input", str(mixed)]) == 0
+    printed = capsys.readouterr()
+    assert sorted(printed.out.splitlines()) == sorted(expected)
+    assert f"note: sorted by day, rows stood newest first: {mixed}, item " in printed.err
+    assert evaluate_run(run, mixed)["notes"][0].startswith("sorted by day, rows stood newest first")
+    assert main(["evaluate", str(run.folder), "--data", str(mixed)]) == 0
+    assert "note: sorted by day" in capsys.readouterr().err
+
+
+def test_what_is_wrong_with_series_is_named_of_all_at_once(lawful):
+    run, folder = lawful
+    found = problems_of(generate_lines, run, [str(dated(folder / "short.csv", {"large": 20, "small": 24, "middle": 5}))])
+    assert [line.rpartition(", item ")[2] for line in found] == [
+        f"{name}: the model needs 24 rows of the past; got {rows}" for name, rows in (("large", 20), ("middle", 5))
+    ]
+    refused("holds 3 series, by column 'item'; pass the rows of one", read_past, folder / "all.csv", run.codec)
 
 
 def test_scales_are_those_of_the_training_rows_of_each_series(tmp_path):

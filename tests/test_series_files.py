@@ -15,7 +15,7 @@ import freerun as fr
 from builders import problems_of, refused, write_csv
 from freerun.data import SeriesCodec, SeriesOptions, load_series, read_past, series_from_arrays
 from freerun.data.files import DataFile
-from freerun.data.series.inference import read_future, read_windows
+from freerun.data.series.inference import read_futures, read_windows
 from freerun.data.series.time_stamps import Step, step_between
 from freerun.data.times import localised
 from freerun.diagnostics import diagnose
@@ -362,7 +362,7 @@ def test_a_newest_row_without_a_value_does_not_shift_the_leads(tmp_path, csv):
         ["0", "2020-03-21"], ["1", "2020-03-22"], ["2", "2020-03-23"], ["3", "2020-03-24"]
     ]  # fmt: skip
     assert [row[1:] for row in late[1:4]] == [row[1:] for row in printed[1:4]]
-    future = read_future(csv([*rows[:80], f"{DAYS[80]:%Y-%m-%d},"]), run.codec)
+    (future,) = read_futures(run.codec, DataFile(csv([*rows[:80], f"{DAYS[80]:%Y-%m-%d},"])))
     assert (future.first, future.steps) == (0, 4)
 
 

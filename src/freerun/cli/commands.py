@@ -211,13 +211,14 @@ def generate(
 ) -> None:  # fmt: skip
     """``freerun generate``: a line for each line, ``word<TAB>symbols``; of a series the CSV table of its forecast."""
     with loading():
-        from freerun.data.files import user_path
+        from freerun.data.files import DataFile
         from freerun.recipes.load import generate_lines, load_run
         from freerun.tasks.batches import BatchTask
     levels = None if quantiles is None else _levels(quantiles)
     with waiting() as display:
         display("loading the run")
         loaded = load_run(run)
+    notes: list[str] = []
     if loaded.task.outputs_table and lines_file is None:
         raise UserError("a series goes on from a table: give its CSV or Parquet file with --input FILE")
     if loaded.task.outputs_table:
@@ -229,7 +230,7 @@ def generate(
             )
         lines, names = ["test batches"], ["test batches"]
     else:
-        table = lines_file and loaded.task.table_lines(loaded.codec, user_path(lines_file))
+        table = lines_file and loaded.task.table_lines(loaded.codec, DataFile(lines_file, notes=notes))
         lines, names = table or _read_lines(lines_file, blank=loaded.task.one_output_per_line)
     if not lines:
         raise UserError(
@@ -239,8 +240,10 @@ def generate(
     with usable(run):
         outputs = generate_lines(
             loaded, lines, names=names, beams=beams, length=length, skipped=skipped, num_samples=num_samples,
-            quantiles=levels,
+            quantiles=levels, notes=notes,
         )  # fmt: skip
+    for note in notes:
+        print_problem(f"note: {note}")
     for problem in UserError(skipped or []).problems:
         print_problem(f"skipped: {problem}")
     for line in outputs:
@@ -299,6 +302,8 @@ def evaluate(run: Path, data: Path | None, beams: int | None) -> None:
         loaded = load_run(run)
         display("scoring")
         scores = evaluate_run(loaded, data, beams)
+    for note in scores.get("notes", ()):
+        print_problem(f"note: {note}")
     print(json.dumps(scores, indent=2))
 
 

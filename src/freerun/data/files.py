@@ -9,7 +9,7 @@ import lzma
 import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -254,15 +254,17 @@ LARGEST = 1e30
 
 @dataclass(frozen=True)
 class DataFile:
-    """A file that is scored on instead of a run's own test split.
+    """A file that a trained model reads: to score on instead of a run's own test split, or to go on from.
 
     Args:
         path: the file.
         encoding: of it, as Python names it.
         columns: source and target of the run, as its recipe names them.
+        notes: what its reader finds out about it (rows that were sorted, columns that are not used) is added to these.
     """
 
     path: Path
     encoding: str = "utf-8"
     columns: tuple[str, str] = ("en", "de")
+    notes: list[str] = field(default_factory=list[str], compare=False)
     __repr__ = brief

@@ -53,7 +53,7 @@ class PairRows:
 
 def read_pairs(
     path: str | Path, *, encoding: str = "utf-8", tokeniser: Literal["symbols", "subwords"] = "symbols",
-    columns: tuple[str, str] = ("en", "de"),
+    columns: tuple[str, str] = ("en", "de"), notes: list[str] | None = None,
 ) -> Pairs:  # fmt: skip
     """The words of one file with all their references, or its sentences with their translations.
 
@@ -66,6 +66,7 @@ def read_pairs(
         encoding: of the file, as Python names it.
         tokeniser: "symbols" for words, "subwords" for sentences.
         columns: of sentences: source and target, as the first line or ``ParallelOptions`` names them.
+        notes: what is found out about the file is added to these.
 
     Raises:
         UserError: the file is missing or empty, or lines of it cannot be read; the first 20 of them.
@@ -76,7 +77,9 @@ def read_pairs(
         pairs, problems = _read_words(Path(path), encoding)
     else:
         options = ParallelOptions(source=columns[0], target=columns[1], encoding=encoding)
-        pairs, _, problems = _read_tabbed(Path(path), options)
+        pairs, found, problems = _read_tabbed(Path(path), options)
+        if notes is not None:
+            notes += found
     refuse(problems)
     return Pairs.of(pairs.rows, pairs.origin)
 

@@ -205,6 +205,7 @@ def evaluate_run(run: LoadedRun, data: Path | None = None, beams: int | None = N
         "signature": summary.get("signature"),
         "seed": summary.get("seed"),
         **facts,
+        **({"notes": file.notes} if file is not None and file.notes else {}),
         "teacher_forced": jsonable(dict(scores.teacher_forced)),
         "free_running": jsonable(dict(scores.free_running)),
     }
@@ -266,7 +267,7 @@ def _evaluate_settings(run: LoadedRun, **options: Any) -> Any:
 def generate_lines(
     run: LoadedRun, lines: Sequence[str], *, names: Sequence[str] | None = None, beams: int | None = None,
     length: int | None = None, skipped: list[str] | None = None, num_samples: int | None = None,
-    quantiles: tuple[float, ...] | None = None,
+    quantiles: tuple[float, ...] | None = None, notes: list[str] | None = None,
 ) -> list[str]:  # fmt: skip
     """The model's free-running output for each line of an input: a line each.
 
@@ -280,6 +281,7 @@ def generate_lines(
             is then empty.
         num_samples: sample paths of a forecast, a column each, or the number that quantiles are computed from.
         quantiles: levels of a forecast, a column each.
+        notes: what is found out about a table is added to these.
     """
     names = names or [f"line {number}" for number in range(1, len(lines) + 1)]
     settings = _evaluate_settings(run, beams=beams, length=length, num_samples=num_samples, quantiles=quantiles)
@@ -296,6 +298,9 @@ def generate_lines(
     answered = [number for number, each in enumerate(problems) if not each]
     sound = [lines[number] for number in answered]
     try:
+        if run.task.outputs_table:
+            table = DataFile(Path(lines[0]), notes=[] if notes is None else notes)
+            return run.task.generate_table(run.model, run.codec, settings, table)
         outputs = run.task.generate_lines(run.model, run.codec, settings, sound) if sound else []
     except (MemoryError, RuntimeError) as error:
         if run.task.outputs_table or not out_of_memory(error):
@@ -305,8 +310,6 @@ def generate_lines(
             f"{names[longest]}: out of memory: of {len(lines):,} lines it is the longest, with {len(lines[longest]):,} "
             "characters\n  help: shorten or split it, or give fewer lines at once"
         ) from error
-    if run.task.outputs_table:
-        return outputs
     by_line = dict(zip(answered, outputs, strict=True))
     return [by_line[number] if number in by_line else run.task.unanswered(line) for number, line in enumerate(lines)]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
@@ -226,13 +225,18 @@ class DataTask:
         return [[] for _ in lines]
 
     @staticmethod
-    def table_lines(codec: Any, path: Path) -> tuple[list[str], list[str]] | None:
+    def table_lines(codec: Any, file: DataFile) -> tuple[list[str], list[str]] | None:
         """The rows of a table as lines of an input, and what problems call them; None: the file holds lines."""
         return None
 
     @staticmethod
     def generate_lines(model: Module, codec: Any, settings: Any, lines: Sequence[str]) -> list[str]:
-        """The free-running output for each line of an input; where ``outputs_table``, a table for a table's path."""
+        """The free-running output for each line of an input."""
+        raise NotImplementedError
+
+    @staticmethod
+    def generate_table(model: Module, codec: Any, settings: Any, file: DataFile) -> list[str]:
+        """Where ``outputs_table``: the free-running output for a table, in lines of a table."""
         raise NotImplementedError
 
     @classmethod

@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor
@@ -14,7 +13,7 @@ from torch.nn import Module
 
 from freerun.arguments import Arguments, at_least, between, one_of
 from freerun.batch import Batch
-from freerun.data.files import DataFile, content_ending, first_problems
+from freerun.data.files import DataFile, content_ending, first_problems, user_path
 from freerun.data.records import (
     SHAPES,
     Encoded,
@@ -231,7 +230,8 @@ class RecordTask(DataTask):
         return {**facts, "length": settings.most(codec), "bleu": signature}, scores
 
     @staticmethod
-    def table_lines(codec: RecordCodec, path: Path) -> tuple[list[str], list[str]] | None:
+    def table_lines(codec: RecordCodec, file: DataFile) -> tuple[list[str], list[str]] | None:
+        path = user_path(file.path)
         kind, source = ENDINGS.get(content_ending(path)), next(iter(codec.columns.values()))
         if kind in (None, "jsonl") or (kind == "txt" and not source.isdecimal()):
             return None
@@ -240,6 +240,7 @@ class RecordTask(DataTask):
         if kind == "txt" and table.columns == ("text",):
             return None  # a source a line
         refuse(problems)
+        file.notes.extend(table.notes)
         lines = [json.dumps(row, ensure_ascii=False, default=str) for row in table.rows]
         return lines, [table.locate(number) for number in range(len(lines))]
 
@@ -530,7 +531,7 @@ def _from_file(
     how: dict[str, Any] = {name: getattr(codec, name) for name in ("separator", "quoting", "header")}
     options = RecordOptions(encoding=file.encoding, **how)
     further = lambda sound: fit_lengths(codec, sound, limits, str(file.path)).problems  # noqa: E731
-    records = read_records(file.path, codec.shape, codec.columns, options, further)
+    records = read_records(file.path, codec.shape, codec.columns, options, further, file.notes)
     fitted = fit_lengths(codec, records, limits, str(file.path))
     refuse(fitted.problems)
     problems: list[str] = []

@@ -16,7 +16,7 @@ from torch.nn import Module
 from freerun.arguments import Arguments, OneOf, above, at_least, between, one_of
 from freerun.batch import Batch
 from freerun.data.files import DataFile
-from freerun.data.series.inference import forecast_table, read_future, read_windows
+from freerun.data.series.inference import Future, forecast_table, read_futures, read_windows
 from freerun.data.series.loading import load_series
 from freerun.data.series.options import Layout, SeriesOptions
 from freerun.data.series.windows import SeriesCodec, SeriesData, Windows
@@ -270,25 +270,24 @@ class SeriesTask(DataTask):
         else:
             name, windows = str(file.path), with_naive(read_windows(codec, file), codec, None)
         facts = {"data": name, "windows": windows.count, "past": codec.past, "horizon": codec.horizon}
-        facts |= {"draw": settings.draw} | ({"notes": list(windows.notes)} if windows.notes else {})
+        facts |= {"draw": settings.draw}
         return facts, evaluate_windows(model, windows, settings)
 
     @staticmethod
-    def generate_lines(
-        model: Module, codec: SeriesCodec, settings: ForecastSettings, lines: Sequence[str]
-    ) -> list[str]:
-        """A CSV table of the steps to come, in the units of the data, from the path of a table of the past."""
-        future = read_future(lines[0], codec, settings.length)
-        batch, levels, number = future.batch.to(model_device(model)), settings.quantiles, settings.num_samples
-        columns, names = [forecast(model, batch, future.steps, settings.draw)], list(codec.names)
+    def generate_table(model: Module, codec: SeriesCodec, settings: ForecastSettings, file: DataFile) -> list[str]:
+        """A CSV table of the steps to come of each series, in the units of the data."""
+        futures, names = read_futures(codec, file, settings.length), list(codec.names)
+        levels, number = settings.quantiles, settings.num_samples
         if levels or number:
-            paths = sample_paths(model, batch, future.steps, number or FAN_PATHS)
-            paths = paths if levels is None else sample_quantiles(paths, levels)
             labels = range(1, 1 + number) if levels is None else [f"q{level:g}" for level in levels]
-            columns, names = [*columns, *paths.unbind(1)], [*names, *(f"{n}.{at}" for at in labels for n in names)]
-        back = (future.codec or codec).denormalise
-        table = torch.cat([back(each[0].cpu().double()) for each in columns], 1)
-        return forecast_table(codec, table, future, names)
+            names += [f"{name}.{at}" for at in labels for name in codec.names]
+        tables: dict[int, Tensor] = {}
+        for steps in dict.fromkeys(future.steps for future in futures):
+            own = [n for n, future in enumerate(futures) if future.steps == steps]
+            for part in parts(own, max(1, _CELLS // (steps * codec.values * (number or FAN_PATHS)))):
+                found = _columns(model, codec, settings, [futures[n] for n in part])
+                tables |= dict(zip(part, found, strict=True))
+        return forecast_table(futures, [tables[n] for n in range(len(futures))], names)
 
     @staticmethod
     def trial_batch(codec: SeriesCodec, rows: int) -> Batch:
@@ -322,6 +321,23 @@ class SeriesTask(DataTask):
             name += f", {len(complete):,} of {data.windows('test'):,} windows, in which no value is missing"
         chosen = parts([complete[n] for n in evenly(len(complete), items)])
         return name, [data.window_batch("test", part) for part in chosen], options
+
+
+def _columns(
+    model: Module, codec: SeriesCodec, settings: ForecastSettings, futures: Sequence[Future]
+) -> Iterator[Tensor]:
+    """Of each series (steps, columns): the forecast, and its quantiles or paths; all of so many steps."""
+    steps, levels, number = futures[0].steps, settings.quantiles, settings.num_samples
+    # the noise of a series is its own, whatever others stand in the table
+    rows = torch.tensor([0 if each.series is None else fold(0, each.series) >> 32 for each in futures])
+    batch = codec.batch(torch.cat([each.window for each in futures])).to(model_device(model))
+    columns = [forecast(model, batch, steps, settings.draw)]
+    if levels or number:
+        paths = sample_paths(model, batch, steps, number or FAN_PATHS, rows=rows.to(batch.targets.device))
+        columns += (paths if levels is None else sample_quantiles(paths, levels)).unbind(1)
+    own = [each.cpu().double() for each in columns]
+    for row, future in enumerate(futures):
+        yield torch.cat([future.codec.denormalise(each[row]) for each in own], 1)
 
 
 @lru_cache(1)

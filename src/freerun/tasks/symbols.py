@@ -17,7 +17,7 @@ from freerun.arguments import Arguments, above, at_least, between, brief
 from freerun.batch import Batch
 from freerun.data.chorales import load_chorales
 from freerun.data.files import LONGEST, SPLITS, DataFile, first_problems, read_lines
-from freerun.data.series.inference import forecast_table, read_future, read_windows
+from freerun.data.series.inference import forecast_table, read_futures, read_windows
 from freerun.data.symbols import LabelCodec, LabelData, LevelCodec, LevelData, Pair
 from freerun.data.worlds import Observed, StickyRing, random_automaton
 from freerun.diagnostics import DiagnosisOptions
@@ -287,13 +287,14 @@ class LevelTask(SymbolTask):
         return {**facts, "levels": len(codec.centres)}, evaluate_symbols(model, rows, settings)
 
     @staticmethod
-    def generate_lines(model: Module, codec: LevelCodec, settings: LevelSettings, lines: Sequence[str]) -> list[str]:
-        """A CSV table of the steps to come, as levels and as their values, from the path of a table of the past."""
-        future = read_future(lines[0], codec.series, settings.length)
-        batch = codec.batch(future.batch).to(model_device(model))
-        levels = generate(model, batch, length=future.steps).entries[0].cpu()
-        columns = torch.stack([levels.double(), codec.values(levels).double()], 1)
-        return forecast_table(codec.series, columns, future, ("level", *codec.series.names))
+    def generate_table(model: Module, codec: LevelCodec, settings: LevelSettings, file: DataFile) -> list[str]:
+        """A CSV table of the steps to come of each series, as levels and as their values."""
+        futures, tables = read_futures(codec.series, file, settings.length), list[Tensor]()
+        for future in futures:
+            batch = codec.batch(codec.series.batch(future.window)).to(model_device(model))
+            levels = generate(model, batch, length=future.steps).entries[0].cpu()
+            tables.append(torch.stack([levels.double(), codec.values(levels).double()], 1))
+        return forecast_table(futures, tables, ("level", *codec.series.names))
 
     @staticmethod
     def trial_batch(codec: LevelCodec, rows: int) -> Batch:

@@ -245,12 +245,18 @@ def read_records(
     columns: Mapping[str, str],
     options: RecordOptions,
     further: Callable[[list[Record]], list[str]] | None = None,
+    notes: list[str] | None = None,
 ) -> list[Record]:
-    """Return all records of one file; ``further`` finds what else is wrong with the sound ones where rows are wrong."""
+    """Return all records of one file; ``further`` finds what else is wrong with the sound ones where rows are wrong.
+
+    What is found out about the file is added to ``notes``.
+    """
     table, problems = _read(path, options, columns)
     records, _, wrong = _table_records(table, shape, columns, options.empty) if table.columns else ([], 0, [])
     if problems or wrong:
         raise UserError([*problems, *wrong, *(_further(further, records) if records else [])])
+    if notes is not None:
+        notes += table.notes
     return records
 
 

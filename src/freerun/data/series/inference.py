@@ -7,6 +7,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,30 +25,30 @@ from freerun.data.series.time_stamps import Step, calendar_columns, uneven
 from freerun.data.series.windows import SeriesCodec, Windows
 from freerun.data.tables import DataTable, TableForm, read_table
 from freerun.data.times import Stamp, writer_like
-from freerun.errors import UserError, listed, refuse
+from freerun.errors import UserError, collected, listed, refuse
 
 
 @dataclass(frozen=True, eq=False)
 class Future:
-    """What a model goes on from, and the steps to come.
+    """What a model goes on from, and the steps to come of one series.
 
     Args:
-        batch: to generate from.
+        window: (1, past + steps, channels) normalised.
         steps: how many are generated.
-        first: the lead time of the first; below 1 where the newest rows of the table have no value yet.
-        times: of the steps, as the table writes times; () where it has none.
-        column: of the times.
         codec: that of the series.
+        first: the lead time of the first; below 1 where the newest rows of the series have no value yet.
+        times: of the steps, as the table writes times; () where it has none.
+        series: its name, where the table has a column of names.
     """
 
     __repr__ = brief
 
-    batch: Batch
+    window: Tensor
     steps: int
+    codec: SeriesCodec
     first: int = 1
     times: Sequence[str] = ()
-    column: str = ""
-    codec: SeriesCodec | None = None
+    series: str | None = None
 
 
 def read_past(path: str | Path, codec: SeriesCodec, horizon: int | None = None) -> Batch:
@@ -57,62 +58,72 @@ def read_past(path: str | Path, codec: SeriesCodec, horizon: int | None = None) 
     that has calendar covariates only needs no such rows: their times go on from the last row's.
 
     Args:
-        path: a file with the columns that the model was trained on.
+        path: a file with the columns that the model was trained on, of one series.
         codec: of the model.
         horizon: steps to forecast from the last value on; None: as many as there are rows of the future, or as in
             training where there are none.
 
     Raises:
-        UserError: columns, rows or covariates are missing; cells that are no numbers; all with file, line and column.
+        UserError: columns, rows or covariates are missing; cells that are no numbers; rows of several series; all with
+            file, line and column.
     """
-    return _future(path, codec, horizon, late=False).batch
+    futures = _futures(codec, DataFile(Path(path)), horizon, late=False)
+    if len(futures) > 1:
+        raise UserError(f"{path}: holds {len(futures)} series, by column {codec.series!r}; pass the rows of one")
+    return codec.batch(futures[0].window)
 
 
-def read_future(path: str | Path, codec: SeriesCodec, length: int | None = None) -> Future:
-    """What ``read_past`` reads, for ``length`` steps after the newest row (None: as in training), and their times.
+def read_futures(codec: SeriesCodec, file: DataFile, length: int | None = None) -> list[Future]:
+    """What ``read_past`` reads, of each series, for ``length`` steps after its newest row (None: as in training).
 
     Where the model has no covariates but its calendar's, newest rows without values are forecast as well, with lead
     times of 0 and below; else they are the future, whose first step has lead time 1.
     """
-    return _future(path, codec, codec.horizon if length is None else length, late=True)
+    return _futures(codec, file, codec.horizon if length is None else length, late=True)
 
 
-def _future(path: str | Path, codec: SeriesCodec, horizon: int | None, *, late: bool) -> Future:
-    table = read_table(path, _form(path, codec))
+def _futures(codec: SeriesCodec, file: DataFile, horizon: int | None, *, late: bool) -> list[Future]:
+    table = read_table(file.path, _form(file.path, codec))
     own = model_columns(table, codec)
-    several = len(table.groups(codec.series)) if codec.series in table.columns else 1
-    wrong = f"{table.origin}: holds {several} series, by column {codec.series!r}; pass the rows of one"
-    (piece,), problems, _ = _pieces(table, codec, own, None)
-    problems += [wrong] if several > 1 else []
-    if codec.series in table.columns:
-        piece = replace(piece, key=str(table.values(codec.series)[0]))
-    known, values = codec.values + codec.observed, piece.values
+    pieces, problems, notes = _pieces(table, codec, own, codec.series if codec.series in table.columns else None)
+    futures: list[Future] = []
+    for piece in pieces:
+        with collected(problems):
+            futures.append(_future(table, codec, piece, own, horizon, late=late))
+    refuse(first_problems(table.origin, problems))
+    file.notes.extend(notes)
+    return futures
+
+
+def _future(
+    table: DataTable, full: SeriesCodec, piece: Piece, own: Sequence[str], horizon: int | None, *, late: bool
+) -> Future:
+    known, values = full.values + full.observed, piece.values
     has = ~np.isnan(values[:, :known]).all(axis=1)
     past = int(np.flatnonzero(has)[-1]) + 1 if has.any() else 0
-    if past < min(codec.past, 1 if codec.reading.get("missing") else codec.past):
-        problems.append(f"{table.origin}: the model needs {counted(codec.past, 'row')} of the past; got {past}")
-    refuse(problems)
+    if past < min(full.past, 1 if full.reading.get("missing") else full.past):
+        raise UserError(f"{piece.name}: the model needs {counted(full.past, 'row')} of the past; got {past}")
     # rows before the past may be as they are
-    piece, wrong = _even(piece, codec, max(0, past - codec.past))
-    refuse(first_problems(table.origin, wrong))
+    piece, wrong = _even(piece, full, max(0, past - full.past))
+    refuse(wrong)
     values = piece.values
     past = int(np.flatnonzero(~np.isnan(values[:, :known]).all(axis=1))[-1]) + 1
-    codec = codec.of(piece.key, values[:past])
+    codec = full.of(piece.key, values[:past])
     ahead, first = len(values) - past, 1
     if late and len(own) == known:
         horizon, first = (horizon or codec.horizon) + ahead, 1 - ahead
     horizon = (ahead or codec.horizon) if horizon is None else horizon
     if ahead < horizon and len(own) > known and set(own[known:]) <= set(codec.static):
         values, ahead = np.concatenate([values, np.tile(values[-1], (horizon - ahead, 1))]), horizon
-    problems = _short(table, codec, own[known:], past=past, ahead=ahead, horizon=horizon)
+    problems = _short(piece, codec, own[known:], past=past, ahead=ahead, horizon=horizon)
     values[:past], wrong = _filled(piece, codec, values[:past])
     begin, end = max(0, past - codec.past), past + (horizon if len(own) > known else 0)
     cells = values[begin:end].copy()
     cells[past - begin :, :known] = codec.mean[:known]  # of the future they need not be there
-    refuse(problems + wrong + first_problems(table.origin, _wrong_cells(piece, codec, cells, begin)))
+    refuse(problems + wrong + _wrong_cells(piece, codec, cells, begin))
     stamps = [*(piece.stamps or ())][begin : past + horizon]
     if codec.calendar or (codec.step is not None and stamps):
-        stamps = _continued(table, codec, stamps, horizon)
+        stamps = _continued(piece, codec, stamps, horizon)
     block = np.zeros((codec.past + horizon, len(codec.channels)))
     block[: codec.past, : len(own)] = values[begin:past]
     block[codec.past :, known : len(own)] = values[past : past + horizon, known:] if len(own) > known else 0
@@ -123,9 +134,9 @@ def _future(path: str | Path, codec: SeriesCodec, horizon: int | None, *, late: 
         block[:, -1] = codec.code(piece.key, table.origin)
     rows = torch.from_numpy(block)
     future = rows[codec.past :, known:] if codec.covariates else None
-    batch = codec.past_batch(rows[: codec.past], future, horizon, origin=table.origin)
+    window = codec.past_window(rows[: codec.past], future, horizon, origin=piece.name)
     times = _written(table, codec, stamps[codec.past :]) if len(stamps) == len(block) else ()
-    return Future(batch, horizon, first, times, codec.time or "", codec)
+    return Future(window, horizon, codec, first, times, piece.key if codec.series in table.columns else None)
 
 
 def _form(path: str | Path, codec: SeriesCodec) -> TableForm:
@@ -177,14 +188,14 @@ def _filled(piece: Piece, codec: SeriesCodec, values: Array) -> tuple[Array, lis
 
 
 def _short(
-    table: DataTable, codec: SeriesCodec, covariates: Sequence[str], *, past: int, ahead: int, horizon: int
+    piece: Piece, codec: SeriesCodec, covariates: Sequence[str], *, past: int, ahead: int, horizon: int
 ) -> list[str]:
     problems: list[str] = []
     if past < codec.past:
-        problems.append(f"{table.origin}: the model needs {counted(codec.past, 'row')} of the past; got {past}")
+        problems.append(f"{piece.name}: the model needs {counted(codec.past, 'row')} of the past; got {past}")
     if covariates and ahead < horizon:
         problems.append(
-            f"{table.origin}: covariates are missing: {', '.join(covariates)} of {counted(horizon, 'step')} to come "
+            f"{piece.name}: covariates are missing: {', '.join(covariates)} of {counted(horizon, 'step')} to come "
             f"are needed, in rows whose other columns are empty; got {counted(ahead, 'such row')}"
         )
     return problems
@@ -211,15 +222,15 @@ def _wrong_cells(piece: Piece, codec: SeriesCodec, values: Array, first: int = 0
     return cell_problems(faults, codec.channels[: values.shape[1]], lambda row: piece.locate(first + row))
 
 
-def _continued(table: DataTable, codec: SeriesCodec, stamps: list[Stamp], horizon: int) -> list[Stamp]:
+def _continued(piece: Piece, codec: SeriesCodec, stamps: list[Stamp], horizon: int) -> list[Stamp]:
     """The times of past and horizon: where rows end before, they go on from the last one."""
     size = codec.past + horizon
     if codec.step is None and len(stamps) < size:
-        raise UserError(f"{table.origin}: add rows with the times of the {counted(horizon, 'step')} to come")
+        raise UserError(f"{piece.name}: add rows with the times of the {counted(horizon, 'step')} to come")
     while len(stamps) < size and codec.step is not None:
         following = Step.parse(codec.step).after(stamps[-1])
         if following == datetime.max:
-            raise UserError(f"{table.origin}: the steps to come lie beyond the year 9999")
+            raise UserError(f"{piece.name}: the steps to come lie beyond the year 9999")
         stamps.append(following)
     return stamps
 
@@ -241,24 +252,24 @@ def guess_separator(path: Path, trained: str = ",") -> str:
     return next((each for each in (trained, *",;\t") if each in header), trained)
 
 
-def forecast_table(
-    codec: SeriesCodec, forecast: Tensor, future: Future | None = None, names: Sequence[str] = ()
-) -> list[str]:
-    """Return lines of CSV: a header, and for each lead time its time and the forecast, in units of the data.
+def forecast_table(futures: Sequence[Future], forecasts: Sequence[Tensor], names: Sequence[str]) -> list[str]:
+    """Return lines of CSV: a header, and for each series and lead time the time and the forecast.
 
     Args:
-        codec: of the model.
-        forecast: (horizon, columns) numbers.
-        future: the steps; None: without times, from lead time 1 on.
-        names: of the columns; (): the targets.
+        futures: the steps of each series.
+        forecasts: of each (steps, columns) numbers, in units of the data.
+        names: of the columns.
     """
-    times = () if future is None else future.times
+    codec = futures[0].codec
+    series, timed = futures[0].series is not None, any(each.times for each in futures)
     lines = io.StringIO()
     writer = csv.writer(lines, lineterminator="\n")
-    writer.writerow(["lead", *([future.column] if future is not None and times else []), *(names or codec.names)])
-    first = 1 if future is None else future.first
-    for row, numbers in enumerate(forecast.tolist()):
-        writer.writerow([first + row, *times[row : row + 1], *(f"{value:.7g}" for value in numbers)])
+    writer.writerow([*[codec.series] * series, "lead", *[codec.time] * timed, *names])
+    for future, forecast in zip(futures, forecasts, strict=True):
+        times = list(future.times) or [""] * future.steps
+        for row, numbers in enumerate(forecast.tolist()):
+            cells = [future.series] * series, [future.first + row], times[row : row + 1] * timed
+            writer.writerow([*chain(*cells), *(f"{value:.7g}" for value in numbers)])
     return lines.getvalue().rstrip("\n").split("\n")
 
 
@@ -305,5 +316,5 @@ def read_windows(full: SeriesCodec, file: DataFile) -> Windows:
         return codec.batch(values[numbers], present=there[numbers])
 
     absent = int((~there).sum())
-    notes += [f"missing values, which are not scored: {absent:,}"] if absent else []
-    return Windows(len(rows), make, codec.horizon, notes=tuple(notes))
+    file.notes.extend([*notes, *([f"missing values, which are not scored: {absent:,}"] if absent else [])])
+    return Windows(len(rows), make, codec.horizon)

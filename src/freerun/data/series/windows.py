@@ -205,7 +205,13 @@ class SeriesCodec:
     def past_batch(
         self, past: Tensor, future: Tensor | None = None, horizon: int | None = None, origin: str = "past"
     ) -> Batch:
-        """Return a batch to generate from, of raw numbers; what is to be predicted is 0 in it.
+        """Return a batch to generate from, of raw numbers: ``past_window`` in the layout of the model."""
+        return self.batch(self.past_window(past, future, horizon, origin))
+
+    def past_window(
+        self, past: Tensor, future: Tensor | None = None, horizon: int | None = None, origin: str = "past"
+    ) -> Tensor:
+        """Return (batch, past + horizon, channels) to generate from; what is to be predicted is 0 in it.
 
         Args:
             past: (rows, channels), or (batch, rows, channels): at least ``past`` rows, of which the last are used.
@@ -226,7 +232,7 @@ class SeriesCodec:
         block[:, : self.past] = past
         if future is not None and self.covariates:
             block[:, self.past :, -self.covariates :] = future if future.dim() == 3 else future[None]
-        return self.batch(self.normalise(block))
+        return self.normalise(block)
 
     def problems(self, past: Tensor, future: Tensor | None, horizon: int, origin: str = "past") -> list[str]:
         """Return what is wrong with rows to generate from."""
@@ -486,11 +492,10 @@ class SeriesData:
 
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """Windows to score on: how many, their batch by number, positions to predict, scores of naive forecasts, notes."""
+    """Windows to score on: how many, their batch by number, positions to predict, scores of naive forecasts."""
 
     count: int
     make: Callable[[list[int]], Batch]
     horizon: int
     naive: Mapping[str, tuple[dict[str, float], list[float]]] = field(default_factory=dict[str, Any])
-    notes: tuple[str, ...] = ()
     __repr__ = brief
