@@ -140,7 +140,9 @@ def test_each_series_of_a_table_is_forecast_from_its_own_end(lawful):
         alone = generate_lines(run, [str(dated(folder / "one.csv", {name: end}))], length=11, quantiles=(0.1, 0.9))
         for row, one in zip(own, alone[1:], strict=True):
             assert row[:3] == one.split(",")[:3]
-            assert [float(cell) for cell in row[3:]] == pytest.approx([float(cell) for cell in one.split(",")[3:]], 1e-4)
+            assert [float(cell) for cell in row[3:]] == pytest.approx(
+                [float(cell) for cell in one.split(",")[3:]], 1e-4
+            )
             assert float(row[4]) < float(row[3]) < float(row[5])
             assert 0.2 < float(row[3]) / values_of(name)[end - 12 : end].mean() < 5
     paths = [row.split(",") for row in generate_lines(run, [str(file)], num_samples=3)]
@@ -167,7 +169,9 @@ def test_a_table_in_no_order_is_sorted_and_the_answer_notes_it(lawful, capsys):
 
 def test_what_is_wrong_with_series_is_named_of_all_at_once(lawful):
     run, folder = lawful
-    found = problems_of(generate_lines, run, [str(dated(folder / "short.csv", {"large": 20, "small": 24, "middle": 5}))])
+    found = problems_of(
+        generate_lines, run, [str(dated(folder / "short.csv", {"large": 20, "small": 24, "middle": 5}))]
+    )
     assert [line.rpartition(", item ")[2] for line in found] == [
         f"{name}: the model needs 24 rows of the past; got {rows}" for name, rows in (("large", 20), ("middle", 5))
     ]

@@ -243,7 +243,9 @@ class PairTask(DataTask):
         words = isinstance(codec.tokeniser, Vocabularies)
         if file is not None:
             kind: Literal["symbols", "subwords"] = "symbols" if words else "subwords"
-            pairs = read_pairs(file.path, encoding=file.encoding, tokeniser=kind, columns=file.columns, notes=file.notes)
+            pairs = read_pairs(
+                file.path, encoding=file.encoding, tokeniser=kind, columns=file.columns, notes=file.notes
+            )
             numbered = enumerate(pairs.sources, 1)
             origins = [f"{file.path}: {''.join(word)!r}" if words else f"{file.path}:{n}" for n, word in numbered]
             longest = [max(targets, key=len) for targets in pairs.references]
