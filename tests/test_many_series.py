@@ -117,7 +117,7 @@ LAW = RECIPE | {
 def lawful(tmp_path_factory):
     """A run on dated series with a law, a table of their ends, and that of each alone."""
     folder = tmp_path_factory.mktemp("lawful")
-    train = {name: 150 for name in SIZES}
+    train = dict.fromkeys(SIZES, 150)
     data = RECIPE["data"] | FORECAST | {"path": str(dated(folder / "all.csv", train)), "evaluation_stride": 8}
     run_recipe(load_recipe(write(folder, toml(**LAW | {"data": data}))), folder / "run", progress=False)
     return load_run(folder / "run"), folder
@@ -131,8 +131,10 @@ def test_each_series_of_a_table_is_forecast_from_its_own_end(lawful):
     run, folder = lawful
     file, notes = dated(folder / "ends.csv", ENDS), []
     lines = [row.split(",") for row in generate_lines(run, [str(file)], length=11, quantiles=(0.1, 0.9), notes=notes)]
-    assert lines[0] == ["item", "lead", "day", "sales", "sales.q0.1", "sales.q0.9"] and not notes
-    assert [row[0] for row in lines[1::11]] == list(ENDS) and len(lines) == 1 + 11 * len(ENDS)
+    assert lines[0] == ["item", "lead", "day", "sales", "sales.q0.1", "sales.q0.9"]
+    assert not notes
+    assert [row[0] for row in lines[1::11]] == list(ENDS)
+    assert len(lines) == 1 + 11 * len(ENDS)
     for name, end in ENDS.items():
         own = [row for row in lines if row[0] == name]
         assert [row[1] for row in own] == [str(n) for n in range(1, 12)]
@@ -146,7 +148,8 @@ def test_each_series_of_a_table_is_forecast_from_its_own_end(lawful):
             assert float(row[4]) < float(row[3]) < float(row[5])
             assert 0.2 < float(row[3]) / values_of(name)[end - 12 : end].mean() < 5
     paths = [row.split(",") for row in generate_lines(run, [str(file)], num_samples=3)]
-    assert paths[0][4:] == ["sales.1", "sales.2", "sales.3"] and len(paths) == 1 + 8 * 3
+    assert paths[0][4:] == ["sales.1", "sales.2", "sales.3"]
+    assert len(paths) == 1 + 8 * 3
     # the noise of two series is not one
     noise = {
         row[0]: [(float(cell) - float(row[3])) / run.codec.own[row[0]][1][0] for cell in row[4:]] for row in paths[1::8]

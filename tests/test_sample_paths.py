@@ -6,17 +6,22 @@ import json
 import math
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 
 import freerun as fr
+from builders import refused
 from freerun.comparison.run import compare
 from freerun.comparison.verdict import columns
+from freerun.keys import fold
 from freerun.metrics import coverage, crps, pinball, sample_quantiles
 from freerun.recipes.train import build, run_recipe
+from freerun.report.comparison import write as write_page
 from freerun.report.comparison_figures import forecasts
+from freerun.tasks.naive_rows import quantiles_there
 from freerun.tasks.sample_paths import DECILES, probabilistic_scores, sample_paths
-from freerun.tasks.series import ForecastSettings, evaluate_windows
+from freerun.tasks.series import ForecastSettings, SeriesTask, evaluate_windows
 from test_config_series import TINY, series, table, tiny
 from tiny_recipes import ends, toml, write
 
@@ -215,7 +220,6 @@ def test_scores_of_windows_are_those_of_their_paths_whatever_the_batches(tmp_pat
     levels = pinball(sample_quantiles(paths, DECILES), gold, DECILES)
     assert scores["pinball"] == pytest.approx(float(levels.mean()), rel=1e-4)
     assert scores["coverage_80"] == pytest.approx(100 * float(coverage(paths, gold).double().mean()), abs=0.2)
-    assert scores["last_value_crps"] == scores["last_value_mae"]
     assert sum(item["crps"] for item in found[1].items) == pytest.approx(float(crps(paths, gold).sum()), rel=1e-4)
 
 
@@ -332,11 +336,94 @@ def test_a_comparison_scores_the_law_and_draws_its_fans(tmp_path):
     low, high = (torch.tensor(window["bands"][level]) for level in ("0.05", "0.95"))
     assert low.shape == torch.tensor(window["gold"]).shape
     assert (low < high).all()
-    assert "central 90 % of 100 sample paths" in forecasts(results, tmp_path / "out")
+    page = forecasts(results, tmp_path / "out")
+    assert "central 90 % of 100 sample paths" in page
+    assert "CRPS of sample paths" in page
+    assert "In the 80 % band" in page
+    naive = {entry["metric"] for entry in results["summary"]}
+    assert {"free_running.last_value_crps", "free_running.linear_coverage_80"} <= naive
+    whole = write_page(tmp_path / "out").read_text()
+    assert "In the 80 % band: 80 % where" in whole
 
 
 @pytest.mark.slow(reason="four runs of the command, each a process")
 def test_a_comparison_of_values_has_no_columns_of_laws(tmp_path):
     results = compare(write(tmp_path, TINY.partition("[method]")[0] + TWO), [], tmp_path / "out")
     assert not [name for name, *_ in columns(results) if "crps" in name or "coverage" in name]
+    assert "CRPS" not in write_page(tmp_path / "out").read_text()
     assert "bands" not in json.loads(next(tmp_path.glob("out/runs/*/test-forecasts.json")).read_text())[0]
+
+
+# -- rows without a model, batches of one's own
+
+
+def test_the_law_of_a_row_without_a_model_is_what_it_was_off_in_training(tmp_path):
+    """CRPS of its forecast plus residual quantiles by lead and value, by the double loop; bands and deciles too."""
+    recipe = tiny(tmp_path, "model.head=gaussian", "evaluate.num_samples=3")
+    data = build(recipe)[1].data
+    task = SeriesTask(data, ForecastSettings(num_samples=3))
+    batch, gold = data.batch(list(range(data.windows("train")))), task.windows("test")
+    windows = gold.make(range(gold.count))
+    rows = {name: row for name, (row, _) in gold.naive.items()}
+    curves = {name: curve for _, each in gold.naive.values() for name, curve in each.items()}
+    levels = (np.arange(100) + 0.5) / 100
+    for name, forecast, truth in task.naive.forecasts(windows):
+        off = {other: (right - made).numpy() for other, made, right in task.naive.forecasts(batch)}[name]
+        points = np.quantile(off, levels, axis=0)  # (points, horizon, values)
+        missed = (truth - forecast).numpy()
+        between = np.abs(points[:, None] - points[None]).mean((0, 1)) / 2
+        expected = np.abs(points[None] - missed[:, None]).mean(1) - between
+        assert rows[name]["crps"] == pytest.approx(float(expected.mean()), rel=1e-5), name
+        assert curves[f"{name}_crps"] == pytest.approx(expected.mean((0, 2)).tolist(), rel=1e-5)
+        low, high = np.quantile(off, (0.1, 0.9), axis=0)
+        inside = (low <= missed) & (missed <= high)
+        assert curves[f"{name}_coverage_80"] == pytest.approx((100 * inside.mean((0, 2))).tolist(), abs=0.6)
+        deciles = torch.from_numpy(np.quantile(off, DECILES, axis=0))[None] + forecast[:, None]
+        losses = pinball(deciles, truth, DECILES).mean()
+        assert rows[name]["pinball"] == pytest.approx(float(losses), rel=1e-5)
+    # the law is better than the point that it is around, and covers what it should
+    assert rows["last_value"]["crps"] < rows["last_value"]["mae"]
+
+
+def test_quantiles_of_what_is_there():
+    values = torch.tensor([[1.0, math.nan, math.nan], [3.0, 2.0, math.nan], [2.0, 4.0, math.nan]])
+    assert quantiles_there(values, (0.0, 0.5, 1.0)).tolist() == [[1, 2, 0], [2, 3, 0], [3, 4, 0]]
+
+
+def test_scores_by_lead_time_are_those_of_each_step(tmp_path):
+    recipe = tiny(tmp_path, "model.head=gaussian", "evaluate.num_samples=9")
+    model, task, *_ = build(recipe)
+    windows = task.windows("test")
+    found = evaluate_windows(model.eval(), windows, ForecastSettings(num_samples=9))
+    everything = windows.make(range(windows.count))
+    paths = sample_paths(model, everything, windows.horizon, 9).double()
+    gold = everything.targets[:, -windows.horizon :].double()
+    assert found.curves["crps"] == pytest.approx(crps(paths, gold).mean((0, 2)).tolist(), rel=1e-4)
+    inside = 100 * coverage(paths, gold).double().mean((0, 2))
+    assert found.curves["coverage_80"] == pytest.approx(inside.tolist(), abs=0.6)
+
+
+def test_the_law_of_batches_of_ones_own_is_scored():
+    model, batch = forecaster()
+    found = fr.evaluate(model, [batch, batch], num_samples=8, check=False)
+    mean, std = batch.targets.flatten(0, 1).double().mean(0), batch.targets.flatten(0, 1).double().std(0, correction=0)
+    one, two = (
+        fr.generate(
+            model, batch.replace(rows=torch.arange(3) + n * 2**20), length=5, draw="gaussian", num_samples=8,
+            key=fold(0, "sample paths"),
+        ).entries.double()
+        for n in (0, 1)
+    )  # fmt: skip
+    assert not torch.equal(one, two)
+    gold = (batch.targets.double() - mean) / std
+    each = torch.cat([crps((paths - mean) / std, gold) for paths in (one, two)])
+    assert found.free_running["crps"] == pytest.approx(float(each.mean()), rel=1e-5)
+    assert found.curves["crps"] == pytest.approx(each.mean((0, 2)).tolist(), rel=1e-5)
+    inside = torch.cat([coverage(paths, batch.targets) for paths in (one, two)]).double()
+    assert found.free_running["coverage_80"] == pytest.approx(100 * float(inside.mean()), rel=1e-5)
+    assert "crps" not in fr.evaluate(model, batch, check=False).free_running
+    values = fr.models.RecurrentForecaster(values=2, size=8)
+    refused("this one predicts values", fr.evaluate, values, batch, num_samples=8)
+    refused("the batches hold ids", fr.evaluate, Coins(), blank(2), num_samples=8)
+    ids = fr.evaluate(Coins(), blank(2), scores={"crps": lambda generated, batch: 1.0}, check=False)
+    assert ids.free_running["crps"] == 1.0

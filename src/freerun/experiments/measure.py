@@ -13,10 +13,19 @@ from freerun.diagnostics import DiagnosisOptions
 from freerun.diagnostics import diagnose as diagnose_batches
 from freerun.errors import UserError, refuse
 from freerun.experiments.results import Diagnosis, Evaluation
+from freerun.generation import head_of
 from freerun.metrics.table import BATCHES_OF_IDS, BATCHES_OF_VALUES
 from freerun.rollin.model import call_problems, has, unwrap
 from freerun.tasks.batch_data import end_symbol, moments, read_batches, symbols_of
-from freerun.tasks.batches import Scored, evaluate_batches, on_device, run_freely
+from freerun.tasks.batches import (
+    BatchSettings,
+    BatchTask,
+    Scored,
+    ValueBatchTask,
+    evaluate_batches,
+    on_device,
+    run_freely,
+)
 from freerun.types import Ruled
 
 
@@ -26,6 +35,7 @@ def evaluate(
     *,
     end: int | str | None = "auto",
     scores: Mapping[str, Callable[[Any, Batch], float]] | None = None,
+    num_samples: int = 0,
     check: bool = True,
     **unknown: Never,
 ) -> Evaluation:
@@ -41,6 +51,8 @@ def evaluate(
         batches: a batch, a list, or a DataLoader whose collate function makes them.
         end: id of the end symbol; None: there is none; "auto": the id that ends every row and stands nowhere else.
         scores: further free-running scores by name: from (``Generated``, batch) to a number; their mean over batches.
+        num_samples: of values, sample paths of every row, by which the law that a model with a head predicts is scored
+            (CRPS, pinball loss of the deciles, coverage); 0: the one forecast alone.
         check: refuse a model that ``check_model`` refuses on the first batch, such as one that sees its target.
 
     Raises:
@@ -55,12 +67,18 @@ def evaluate(
 
     What it is not: a comparison; one number says nothing of another seed. That is ``fr.compare``'s.
     """
-    refuse_unknown("fr.evaluate", unknown, ("end", "scores", "check"), {"metrics": "did you mean scores?"})
+    refuse_unknown(
+        "fr.evaluate", unknown, ("end", "scores", "num_samples", "check"), {"metrics": "did you mean scores?"}
+    )
     listed = _listed(model, batches, "fr.evaluate(model, batches)", check=check)
     values = not listed[0].is_discrete
-    own = _checked_scores(scores, [each.score for each in (BATCHES_OF_VALUES if values else BATCHES_OF_IDS).metrics])
+    settings = BatchSettings(num_samples=num_samples)
+    wrong = (ValueBatchTask if values else BatchTask).evaluate_problems(settings, head_of(unwrap(model)), "")
+    refuse([f"{problem}\n  help: {help}" for _, problem, help in wrong])
+    metrics = (BATCHES_OF_VALUES if values else BATCHES_OF_IDS).metrics
+    own = _checked_scores(scores, [each.score for each in metrics if num_samples or not each.optional])
     stop = end_symbol(listed) if end == "auto" else cast(int | None, end)
-    found = evaluate_batches(model, listed, Scored(stop))
+    found = evaluate_batches(model, listed, Scored(stop, num_samples=num_samples))
     sums = dict.fromkeys(own, 0.0)
     for batch in (on_device(model, each) for each in listed if own):
         generated = run_freely(model, batch, stop)

@@ -180,7 +180,9 @@ class Evaluation(Scores, _Result):
 
         rows = [[_cell(value) for value in row.values()] for row in self.rows()]
         report = BATCHES_OF_VALUES if self.values else BATCHES_OF_IDS
-        scores = table(["score", "free-running", "teacher-forced", "unit"], rows, "numbers") + notes(report.notes)
+        scores = table(["score", "free-running", "teacher-forced", "unit"], rows, "numbers") + notes(
+            report.notes_of([f"free_running.{name}" for name in self.free_running])
+        )
         write_page(path, "evaluate", "your model", f"{len(self.items):,} rows.", [("Scores", scores)])
 
     def __repr__(self) -> str:

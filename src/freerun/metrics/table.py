@@ -3,51 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import numpy as np
-
+from freerun.metrics.reduction import ItemReduction
 from freerun.metrics.text import bleu
-
-Array = Any
-
-
-@dataclass(frozen=True)
-class ItemReduction:
-    """How a score is computed from sums over test items, which allows resampling of items.
-
-    ``scale * sum(numerator) / sum(denominator)``; or ``pooled(sum(numerator))`` where the numerator of an item is a
-    list of numbers; or the median of the numerators.
-
-    Args:
-        numerator: key of the items.
-        denominator: key of the items; None: each item counts one.
-        scale: 100 for percent.
-        pooled: (..., numbers) sums -> (...) scores.
-        median: True for the median, in which null counts as infinite.
-    """
-
-    numerator: str
-    denominator: str | None = None
-    scale: float = 100.0
-    pooled: Callable[[Array], Array] | None = None
-    median: bool = False
-
-    def value(self, items: Sequence[Mapping[str, Any]]) -> float:
-        """Return the score of test items; NaN where nothing is counted.
-
-        >>> ItemReduction("errors", "length").value([{"errors": 1, "length": 3}, {"errors": 0, "length": 1}])
-        25.0
-        """
-        parts = [item[self.numerator] for item in items]
-        if self.median:
-            return float(np.median([math.inf if part is None else part for part in parts]))
-        if self.pooled is not None:
-            return float(self.pooled(np.sum(parts, 0)))
-        count = len(items) if self.denominator is None else sum(item[self.denominator] for item in items)
-        return self.scale * sum(parts) / count if count else math.nan
 
 
 @dataclass(frozen=True)
@@ -71,6 +32,7 @@ class Metric:
         zero: True if its curve is drawn from zero on.
         items: how it is computed from test items; None: it varies over seeds alone.
         optional: True if it is measured on demand, and left out of tables where no run has it.
+        note: its meaning, in sentences, printed where it stands.
         settled: True if the teacher-forced choices determine it under greedy decoding: it counts only outputs that
             are entirely right.
     """
@@ -91,6 +53,7 @@ class Metric:
     items: ItemReduction | None = None
     settled: bool = False
     optional: bool = False
+    note: str = ""
 
     @property
     def units(self) -> str:
@@ -180,6 +143,10 @@ class TaskReport:
     def compared(self) -> tuple[Metric, ...]:
         """Scores with a verdict."""
         return tuple(each for each in self.columns if each.role != "column")
+
+    def notes_of(self, names: Collection[str]) -> list[str]:
+        """The notes, and those of the scores that are there, by their full names."""
+        return [*self.notes, *(each.note for each in self.metrics if each.note and each.name in names)]
 
     @property
     def curves(self) -> tuple[Metric, ...]:
@@ -281,6 +248,34 @@ _NRMSE = Metric(
     scale="log", items=ItemReduction("nrmse", median=True),
 )  # fmt: skip
 
+
+def _laws(denominator: str, naive: str = "") -> tuple[Metric, ...]:
+    """Scores of the law that sample paths are drawn from."""
+    return (
+        Metric(
+            "free_running.crps", "CRPS of sample paths", "CRPS", "", "compared", 4, "", "", scale="log",
+            items=ItemReduction("crps", denominator, 1.0), optional=True,
+            note="CRPS: how far the law that sample paths are drawn from is off, in units of the MAE; of one that is "
+            f"a point it is the MAE.{naive}",
+        ),
+        Metric(
+            "free_running.pinball", "pinball loss of quantiles of sample paths", "", decimals=4, unit="", sign="",
+            optional=True,
+            note="Pinball loss: of the levels of the recipe, or of the deciles; over levels close together it tends to "
+            "half the CRPS.",
+        ),
+        Metric(
+            "free_running.coverage_80", "share in the central 80 % of sample paths", "in the 80 % band, %",
+            "", "column", 1, select=False, most=100.0, items=ItemReduction("covered_80", denominator), optional=True,
+            note="In the 80 % band: 80 % where the law is right; fewer where it is too narrow, more where too wide.",
+        ),
+        Metric(
+            "free_running.coverage_50", "share in the central 50 % of sample paths", "", select=False, most=100.0,
+            optional=True,
+        ),
+    )  # fmt: skip
+
+
 SERIES = TaskReport(
     training_noun="training windows",
     test_noun="test windows",
@@ -299,16 +294,11 @@ SERIES = TaskReport(
             "free_running.mae", "free-running mean absolute error", "MAE", "", "compared", 4, "", "",
             scale="log", items=ItemReduction("absolute", "length", 1.0),
         ),
-        Metric(
-            "free_running.crps", "CRPS of sample paths", "CRPS", "", "compared", 4, "", "", scale="log",
-            items=ItemReduction("crps", "length", 1.0), optional=True,
+        *_laws(
+            "length",
+            " Rows without a model have a law, too: their forecast plus the quantiles, by lead time, of what it was "
+            "off in training windows.",
         ),
-        Metric("free_running.pinball", "pinball loss of deciles of sample paths", "", decimals=4, unit="", sign=""),
-        Metric(
-            "free_running.coverage_80", "share in the central 80 % of sample paths", "in the 80 % band, %",
-            "", "column", 1, select=False, most=100.0, items=ItemReduction("covered_80", "length"), optional=True,
-        ),
-        Metric("free_running.coverage_50", "share in the central 50 % of sample paths", "", select=False, most=100.0),
         Metric("free_running.valid_time", "valid time", "valid time", "", "column", 1, "steps", " steps", higher=True),
         Metric(
             "free_running.diverged", "share of diverged windows", "diverged %", "diverged on dev, %", "column", 1,
@@ -326,8 +316,6 @@ SERIES = TaskReport(
         "the root mean squared error of a window over its horizon, median over windows; of the mean of the training "
         "part it is about 1. MSE and MAE: means over windows. Valid time: steps until the error first passes "
         "the threshold of the recipe, median over windows.",
-        "With num_samples: CRPS and pinball loss score the law that sample paths are drawn from; of one forecast the "
-        "CRPS is its MAE. The shares of values in the bands are 80 % and 50 % where the law is right.",
         "A free run that diverges counts as infinite in every median and has no mean: MSE and MAE are then left out, "
         "and NRMSE too where half of the windows diverged.",
     ),
@@ -483,6 +471,7 @@ BATCHES_OF_VALUES = TaskReport(
             "free_running.mse", "free-running mean squared error", "MSE", "squared error on dev", "compared", 4, "", "",
             scale="log", items=ItemReduction("squared", "positions", 1.0),
         ),
+        *_laws("positions"),
         Metric(
             "free_running.diverged", "share of diverged rows", "diverged %", "", "column", 1, select=False, most=100.0
         ),

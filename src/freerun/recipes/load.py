@@ -21,6 +21,7 @@ from freerun.recipes.train import build_data
 from freerun.tasks import DATA_KINDS, TASKS
 from freerun.tasks.base import DataTask
 from freerun.tasks.batches import BatchTask
+from freerun.tasks.sample_paths import LEADS
 from freerun.training import weights
 from freerun.training.changes import with_new_keys
 from freerun.training.log import jsonable
@@ -199,6 +200,7 @@ def evaluate_run(run: LoadedRun, data: Path | None = None, beams: int | None = N
     columns = str(_value(run, "data", "source", "en")), str(_value(run, "data", "target", "de"))
     file = None if data is None else DataFile(data, encoding if isinstance(encoding, str) else "utf-8", columns)
     facts, scores = run.task.score(run.model, run.codec, settings, own, file)
+    by_lead = {name: list(curve) for name, curve in scores.curves.items() if name.endswith(LEADS)}
     return {
         "schema": 1,
         "run": str(run.folder),
@@ -208,6 +210,7 @@ def evaluate_run(run: LoadedRun, data: Path | None = None, beams: int | None = N
         **({"notes": file.notes} if file is not None and file.notes else {}),
         "teacher_forced": jsonable(dict(scores.teacher_forced)),
         "free_running": jsonable(dict(scores.free_running)),
+        **({"by_lead": jsonable(by_lead)} if by_lead else {}),
     }
 
 

@@ -12,7 +12,8 @@ import torch
 
 from freerun.data.records.codec import language_id
 from freerun.data.user_code import seeded
-from freerun.errors import CheckpointError, UserError, needing, visible
+from freerun.errors import CheckpointError, UserError, needing, refuse, visible
+from freerun.generation import head_of
 from freerun.keys import fold
 from freerun.methods.base import rehearsal
 from freerun.methods.noise import with_vocabulary
@@ -172,6 +173,11 @@ def method_of(recipe: Recipe, data: Any, task: DataTask, model: Module) -> Any:
 
 def rehearse(recipe: Recipe, model: Module, task: DataTask, method: Any) -> None:
     """Refuse before the first update, and before anything is written, what the model cannot do for a method."""
+    if isinstance(recipe.model, PythonModel) and task.real_valued:  # its head is not in the recipe
+        found = task.evaluate_problems(
+            recipe.evaluate, head_of(model), recipe.train.select.removeprefix("free_running_")
+        )
+        refuse([f"{key}: {problem}\n  help: {help}" for key, problem, help in found])
     rehearse_method: Any = rehearsal
     if isinstance(recipe.model, Pretrained):  # its loss is divided by a count known before the forward
         with needing("hf", "a model of kind huggingface"):

@@ -121,7 +121,7 @@ def _reading_help(results: Mapping[str, Any]) -> Raw:
     """Return what the numbers mean, in a few sentences."""
     report = task_report(results["recipe"])
     lines = [
-        *report.notes,
+        *report.notes_of([name for name, *_ in columns(results)]),
         f"Intervals hold for other seeds and other {report.test_noun}: variance over seeds, pooled over up to three "
         f"arms, plus that of a bootstrap over the {report.item_noun}, less their overlap; Student's t with "
         "Satterthwaite's degrees of freedom. The verdict is a fixed sequence of tests at 5 %, two-sided, on one score: "
@@ -209,7 +209,8 @@ def _runs_section(results: Mapping[str, Any]) -> Raw:
             return signature
         return f"{signature[:_LONGEST_SIGNATURE]}... ({len(signature):,} characters; whole in results.json)"
 
-    scores = [each for each in task_report(results["recipe"]).compared if each.side != "gap"]
+    there = {name for name, *_ in columns(results)}
+    scores = [each for each in task_report(results["recipe"]).compared if each.side != "gap" and each.name in there]
     rows = [
         [
             f"{run['label']}-{run['seed']}",

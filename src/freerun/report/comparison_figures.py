@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from freerun.comparison.verdict import cells, difference_text, interval_name, pair_text, task_report, verdict_text
-from freerun.metrics.table import Metric
+from freerun.metrics.table import Metric, TaskReport
 from freerun.report import charts
-from freerun.report.charts import DASHES, SOFT, Axes, Line, arm, baseline_name, chart, leads, ranges, window_chart
+from freerun.report.charts import DASHES, SOFT, Axes, Line, arm, chart, leads, ranges, window_chart
 from freerun.report.page import DASH, Raw, Values, figure, grid, legend, numbers, numbers_at, table, thin_table
 from freerun.report.run_data import Curve, Runs, curves, settled, shares
 from freerun.training.files import Count, read_json
@@ -204,11 +204,12 @@ def _curves_chart(
 
 
 _SIDES = {"free_running": "Free-running error", "teacher_forced": "Teacher-forced error"}
+_LAWS = {"crps": "CRPS of sample paths", "coverage_80": "In the 80 % band of sample paths"}
 _WINDOWS = 4
 
 
 def forecasts(results: Mapping[str, Any], out: Path) -> Raw:
-    """Errors by lead time of all arms, and windows; "" where the runs are no forecasts."""
+    """Scores by lead time of all arms, and windows; "" where the runs are no forecasts."""
     arms = list(dict.fromkeys(run["label"] for run in results["runs"]))
     by_run = {
         (run["label"], run["seed"]): _read(out / run["folder"] / "test-curves.json", dict[str, list[float | None]])
@@ -216,11 +217,13 @@ def forecasts(results: Mapping[str, Any], out: Path) -> Raw:
     }
     if not by_run or not all(isinstance(each, Mapping) and _SIDES.keys() <= each.keys() for each in by_run.values()):
         return Raw("")
+    report = task_report(results["recipe"])
+    drawn = [
+        _by_lead(score, arms, by_run, report) for score in (*_SIDES, *_LAWS) if all(score in v for v in by_run.values())
+    ]
     first = next(iter(by_run.values()))
-    naive = {baseline_name(name): curve for name, curve in first.items() if name not in _SIDES}
-    log = task_report(results["recipe"]).outputs != "positions"  # wrong positions in percent
-    drawn = [_errors((title, side), arms, by_run, naive, log=log) for side, title in _SIDES.items()]
-    return Raw(legend([*_strokes(arms), *_strokes(naive, "naive")]) + grid(drawn) + _windows(results, out, arms))
+    names = [name for name, prefix in report.beside if prefix.rstrip("_") in first]
+    return Raw(legend([*_strokes(arms), *_strokes(names, "naive")]) + grid(drawn) + _windows(results, out, arms))
 
 
 class _Window(TypedDict):
@@ -237,35 +240,39 @@ def _read(path: Path, shape: type[Any]) -> Any:
     return read_json(path, shape) if path.exists() else None
 
 
-def _errors(
-    titles: tuple[str, str],
-    arms: Sequence[str],
-    by_run: Mapping[tuple[str, int], Mapping[str, Values]],
-    naive: Mapping[str, Values],
-    *,
-    log: bool,
+def _by_lead(
+    score: str, arms: Sequence[str], by_run: Mapping[tuple[str, int], Mapping[str, Values]], report: TaskReport
 ) -> Raw:
-    title, side = titles
-    by_arm = {label: [each[side] for (other, _), each in by_run.items() if other == label] for label in arms}
-    means = {label: _mean(curves) for label, curves in by_arm.items()}
+    """One score by lead time: every run thin, an arm's mean thick, what needs no model in grey."""
+    by_arm = {label: [each[score] for (other, _), each in by_run.items() if other == label] for label in arms}
+    means, first = {label: _mean(curves) for label, curves in by_arm.items()}, next(iter(by_run.values()))
+    suffix = "" if score in _SIDES else f"_{score}"
+    naive = {name: first[key] for name, prefix in report.beside if (key := prefix.rstrip("_") + suffix) in first}
     lines = [Line(leads(curve), SOFT, DASHES[(n + 1) % 6], 1.25) for n, curve in enumerate(naive.values())]
     for number, label in reversed(list(enumerate(arms))):
         if len(by_arm[label]) > 1:
             lines += [Line(leads(curve), arm(number), width=1, opacity=0.45) for curve in by_arm[label]]
         lines.append(Line(leads(means[label]), arm(number), DASHES[number % 6], 2.25))
-    every = [value for each in by_run.values() for name in _SIDES for value in each[name] if value]
+    sides = _SIDES if score in _SIDES else (score,)  # one range of both sides
+    every = [value for each in by_run.values() for name in sides for value in each[name] if value]
     high = min(max([*every, *(value for curve in naive.values() for value in curve if value)], default=1.0), 100.0)
     low = max(min(every, default=0.01), high * 1e-6)
-    axes = Axes("lead time, steps", "error, standard deviations", log=True, y_domain=(low / 1.15, high * 1.15))
-    if not log:
+    log = report.outputs != "positions" and score != "coverage_80"  # wrong positions in percent
+    unit = "CRPS, standard deviations" if score == "crps" else "error, standard deviations"
+    axes = Axes("lead time, steps", unit, log=True, y_domain=(low / 1.15, high * 1.15))
+    if score == "coverage_80":
+        axes = Axes("lead time, steps", "values in the band, %", y_domain=(0.0, 100.0))
+        lines.insert(0, Line([(1.0, 80.0), (float(len(first[score])), 80.0)], SOFT, width=0.75))
+    elif not log:
         axes = Axes("position", "wrong positions, %", y_domain=(0.0, 1.05 * high))
     columns = {**means, **naive}
     several = "Thick: mean over seeds; thin: each run." if len(by_run) > len(arms) else ""
     text = f"Mean over windows. {several}{' The scale is logarithmic.' * log}".replace("  ", " ").strip()
+    text += " The straight line: 80 %, where the law is right." * (score == "coverage_80")
     if lost := [label for label, curve in means.items() if curve[-1] is None]:
         text += f" No mean where a window has escaped to infinity: {', '.join(lost)}."
     last = f"At the last lead time: {numbers_at(columns, infinite='infinite')}."
-    return figure(title, chart(lines, axes), (text, last), numbers(columns))
+    return figure({**_SIDES, **_LAWS}[score], chart(lines, axes), (text, last), numbers(columns))
 
 
 def _mean(curves: Sequence[Values]) -> list[float | None]:

@@ -11,24 +11,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from freerun.arguments import Arguments, at_least, brief
+from freerun.arguments import brief
 from freerun.batch import Batch, map_leaves
 from freerun.errors import UserError, out_of_memory
 
-
-@dataclass(frozen=True)
-class BatchSettings(Arguments):
-    """How a model is run freely.
-
-    Args:
-        length_margin: entries of a free run beyond the longest row of a batch, for data with an end symbol.
-    """
-
-    length_margin: int = at_least(0, 5)
-
-
 SPLITS = ("train", "dev", "test")
-_ROWS = 2**20
+ROWS = 2**20
 """Rows of a batch at most: batches of one update have row numbers of their own."""
 
 
@@ -190,7 +178,7 @@ class BatchData:
                 f"use batch_size = {len(indices)} and accumulate = {len(indices)}, or larger batches and neither"
             )
         batch = self.splits["train"][indices[0]]
-        first = int(rows[0]) * _ROWS
+        first = int(rows[0]) * ROWS
         return batch if first == 0 else batch.replace(rows=batch.row_numbers + first)
 
     def header(self) -> list[str]:

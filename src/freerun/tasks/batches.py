@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import Module
 from torch.nn import functional as F
 
-from freerun.arguments import Arguments, at_least, brief
+from freerun.arguments import Arguments, at_least, between, brief
 from freerun.batch import Batch
 from freerun.data.files import DataFile
 from freerun.data.user_code import seeded, user_function
@@ -28,13 +28,9 @@ from freerun.metrics.outputs import first_divergence
 from freerun.metrics.table import BATCHES_OF_IDS, BATCHES_OF_VALUES, TaskReport
 from freerun.rollin.model import eval_mode, explained_errors, forward
 from freerun.tasks.base import DataTask, DiagnosisInput, Evaluation, Examples
-from freerun.tasks.batch_data import (
-    BatchCodec,
-    BatchData,
-    Decode,
-    moments,
-)
-from freerun.tasks.series import median
+from freerun.tasks.batch_data import ROWS, BatchCodec, BatchData, Decode, moments
+from freerun.tasks.naive_rows import median
+from freerun.tasks.sample_paths import by_lead, law_problems, law_scores
 from freerun.types import evenly
 
 
@@ -44,9 +40,12 @@ class BatchSettings(Arguments):
 
     Args:
         length_margin: entries of a free run beyond the longest row of a batch, for data with an end symbol.
+        num_samples: of values, sample paths of every row, by which the law that a model with a head predicts is scored
+            (CRPS, pinball loss, coverage); 0: the one forecast alone.
     """
 
     length_margin: int = at_least(0, 5)
+    num_samples: int = between(0, 10_000, 0)
 
 
 @dataclass(frozen=True)
@@ -103,9 +102,7 @@ class BatchTask(DataTask):
         batches = self.data.splits[split]
         if split == "dev":
             batches = [batches[n] for n in evenly(len(batches), self.items)]
-        data = self.data
-        about = Scored(data.end, data.scale, self.settings.length_margin, data.frequencies, data.decode)
-        return evaluate_batches(model, batches, about)
+        return evaluate_batches(model, batches, _scored(self.data, self.settings))
 
     def examples(self, count: int) -> Examples:
         """At most ``count`` rows of the first training batch, evenly spaced: rows of several may have no one length."""
@@ -126,6 +123,12 @@ class BatchTask(DataTask):
         return ()
 
     @staticmethod
+    def evaluate_problems(settings: BatchSettings, head: str | None, select: str) -> list[tuple[str, str, str]]:
+        """Ids have no sample paths to score."""
+        found = "`num_samples` are draws from a law of values, and the batches hold ids"
+        return [("evaluate.num_samples", found, "leave it out")] if settings.num_samples else []
+
+    @staticmethod
     def codec(description: Mapping[str, Any]) -> BatchCodec:
         """Kind and end symbol."""
         return BatchCodec(description["kind"] == "batches of values", description["end"])
@@ -137,8 +140,7 @@ class BatchTask(DataTask):
         """The number of test rows, and the scores on them."""
         if file is not None or data is None:
             raise UserError("batches of Python code are in no file: leave --data out, and change the function instead")
-        about = Scored(data.end, data.scale, settings.length_margin, data.frequencies, data.decode)
-        scores = evaluate_batches(model, data.splits["test"], about)
+        scores = evaluate_batches(model, data.splits["test"], _scored(data, settings))
         return {"data": "test batches", "rows": len(scores.items)}, scores
 
     @staticmethod
@@ -172,6 +174,11 @@ class ValueBatchTask(BatchTask):
     select = "nrmse"
     real_valued = True
 
+    @staticmethod
+    def evaluate_problems(settings: BatchSettings, head: str | None, select: str) -> list[tuple[str, str, str]]:
+        """Paths, and scores of them, need a model with a head."""
+        return law_problems(settings, head, select)
+
 
 def batch_task(data: BatchData, items: int | None = None, settings: BatchSettings | None = None) -> BatchTask:
     """The task of batches: of ids, or of values."""
@@ -201,6 +208,7 @@ class Scored:
         margin: entries of a free run beyond a batch's longest row, where there is an end symbol.
         frequencies: how often each id stands in training; (): in these targets.
         decode: from ids to their symbols; None: the numbers.
+        num_samples: of values, sample paths of each row that its law is scored by.
     """
 
     __repr__ = brief
@@ -210,6 +218,7 @@ class Scored:
     margin: int = 5
     frequencies: Sequence[float] = ()
     decode: Decode | None = None
+    num_samples: int = 0
 
     def frequent(self, batches: Sequence[Batch]) -> int:
         """The most frequent id, but for the end symbol."""
@@ -219,6 +228,11 @@ class Scored:
         if self.end is not None and self.end < len(counts):
             counts[self.end] = -1
         return int(counts.argmax())
+
+
+def _scored(data: BatchData, settings: BatchSettings) -> Scored:
+    margin, samples = settings.length_margin, settings.num_samples
+    return Scored(data.end, data.scale, margin, data.frequencies, data.decode, samples)
 
 
 def evaluate_batches(model: Any, batches: Sequence[Batch], about: Scored) -> Evaluation:
@@ -237,11 +251,16 @@ def evaluate_batches(model: Any, batches: Sequence[Batch], about: Scored) -> Eva
     scale = moments(batches) if values and about.scale is None else about.scale
     frequent = 0 if values else about.frequent(batches)
     with eval_mode(model), torch.no_grad(), explained_errors(model):
-        for batch in batches:
+        for number, batch in enumerate(batches):
             here = on_device(model, batch)
             if values:
                 assert scale is not None
-                scores.append(_value_scores(model, here, *(each.to(here.targets.device) for each in scale)))
+                moments_here = [each.to(here.targets.device) for each in scale]
+                scores.append(_value_scores(model, here, *moments_here))
+                if about.num_samples:
+                    # no two rows of the batches have one noise
+                    numbered = here.replace(rows=torch.arange(here.size, device=here.targets.device) + number * ROWS)
+                    scores[-1] |= _law_scores(model, numbered, about.num_samples, *moments_here)
             else:
                 found, pairs = _id_scores(model, here, about, frequent)
                 scores.append(found)
@@ -374,8 +393,22 @@ def _value_scores(model: Any, batch: Batch, mean: Tensor, scale: Tensor) -> dict
     }
 
 
+def _law_scores(model: Any, batch: Batch, samples: int, mean: Tensor, scale: Tensor) -> dict[str, Tensor]:
+    """Sums over the positions of each row of what sample paths are scored by, and (rows, leads) of some of them."""
+    where = answer_positions(batch)
+    clipped = where.clamp_max(batch.time - 1)
+    gold = batch.targets.gather(1, clipped[..., None].expand(-1, -1, batch.targets.shape[2]))
+    there = (batch.mask.gather(1, clipped) & (where < batch.time))[..., None] & ~gold.isnan()
+    draw, key = draw_for(model, "sample"), fold(0, "sample paths")
+    paths = generate(model, batch, length=where.shape[1], draw=draw, key=key, num_samples=samples).entries
+    each = law_scores((paths.double() - mean) / scale, (gold.double() - mean) / scale)
+    leads = {name: by_lead(score, there) for name, score in each.items()}
+    return {name: score.nansum(1) for name, score in leads.items()} | {f"{name}_by_lead": leads[name] for name in leads}
+
+
 def _value_evaluation(scores: Mapping[str, Tensor]) -> Evaluation:
-    names = ("nrmse", "one_step_nrmse", "squared", "positions", "diverged_at")
+    laws = [name for name in ("crps", "pinball", "covered_50", "covered_80") if name in scores]
+    names = ("nrmse", "one_step_nrmse", "squared", "positions", "diverged_at", *laws)
     columns = {name: scores[name].tolist() for name in names}
     items = [
         {"source": f"row {n + 1}", **{name: column[n] for name, column in columns.items()}}
@@ -388,6 +421,9 @@ def _value_evaluation(scores: Mapping[str, Tensor]) -> Evaluation:
         "mse": float(scores["squared"].sum() / scores["positions"].sum()),
         "diverged": 100 * float((scores["diverged_at"] > 0).double().mean()),
     }
+    for name in laws:
+        share = float(scores[name].sum() / scores["positions"].sum())
+        free |= {name.replace("covered", "coverage"): 100 * share} if "covered" in name else {name: share}
     for name in ("last_value", "mean") if bool(scores["known"].any()) else ("mean",):
         free[f"{name}_nrmse"] = median((scores[name] / scores["positions"]).sqrt())
         free[f"{name}_mse"] = float(scores[name].sum() / scores["positions"].sum())
@@ -396,6 +432,9 @@ def _value_evaluation(scores: Mapping[str, Tensor]) -> Evaluation:
         "free_running": scores["by_lead"].nanmedian(0).values.tolist(),
         "teacher_forced": scores["forced_by_lead"].nanmedian(0).values.tolist(),
     }
+    if laws:
+        curves["crps"] = scores["crps_by_lead"].nanmean(0).tolist()
+        curves["coverage_80"] = (100 * scores["covered_80_by_lead"]).nanmean(0).tolist()
     return Evaluation(forced, free, items, curves)
 
 

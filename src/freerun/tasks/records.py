@@ -531,7 +531,7 @@ def _from_file(
     how: dict[str, Any] = {name: getattr(codec, name) for name in ("separator", "quoting", "header")}
     options = RecordOptions(encoding=file.encoding, **how)
     further = lambda sound: fit_lengths(codec, sound, limits, str(file.path)).problems  # noqa: E731
-    records = read_records(file.path, codec.shape, codec.columns, options, further, file.notes)
+    records = read_records(file.path, codec.shape, codec.columns, options, further, notes=file.notes)
     fitted = fit_lengths(codec, records, limits, str(file.path))
     refuse(fitted.problems)
     problems: list[str] = []

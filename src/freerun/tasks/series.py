@@ -23,7 +23,7 @@ from freerun.data.series.windows import SeriesCodec, SeriesData, Windows
 from freerun.data.symbols import Binning, LevelData, quantised
 from freerun.data.systems import SystemOptions, load_system, system_named
 from freerun.diagnostics import DiagnosisOptions
-from freerun.diagnostics.naive import naive_forecasts, past_and_horizon
+from freerun.diagnostics.naive import past_and_horizon
 from freerun.diagnostics.values import CHANNELS, sample_window
 from freerun.draws import DRAWS
 from freerun.errors import UserError, collected, listed, refuse
@@ -37,11 +37,12 @@ from freerun.models import MODELS, WindowScaled
 from freerun.regression import LinearForecast, fit_linear
 from freerun.rollin.model import eval_mode
 from freerun.tasks.base import DataTask, DiagnosisInput, Evaluation, Examples, missing_path, model_device, parts
-from freerun.tasks.sample_paths import FAN_PATHS, fans, probabilistic_scores, sample_paths
+from freerun.tasks.naive_rows import RESIDUALS, Naive, fitting, median, with_naive
+from freerun.tasks.sample_paths import DECILES, FAN_PATHS, LEADS, fans, law_problems, probabilistic_scores, sample_paths
 from freerun.types import evenly
 
-_CELLS = 2**22
-"""Values of the windows that are forecast and scored at a time; changes no number."""
+_PATHS = 2**22
+"""Values of sample paths of a forecast at a time; changes no number."""
 _EMBEDDING = ("recurrent_forecaster", "plain_forecaster", "python")
 """Kinds of models that take categories."""
 _LONGEST = 4000
@@ -199,13 +200,23 @@ class SeriesTask(DataTask):
             chosen = evenly(self.data.windows(split), self.items if split == "dev" else None)
             make = lambda numbers: self.data.window_batch(split, [chosen[n] for n in numbers])  # noqa: E731
             windows = Windows(len(chosen), make, self.data.codec.horizon)
-            self._windows[split] = with_naive(windows, self.data.codec, self.linear)
+            self._windows[split] = with_naive(windows, self.naive)
         return self._windows[split]
 
     @cached_property
     def linear(self) -> LinearForecast:
         """Least squares from past to horizon, fitted to the training windows."""
         return linear_of(self.data)
+
+    @cached_property
+    def naive(self) -> Naive:
+        """The forecasts that need no model; where laws are scored, with what each was off in the training windows."""
+        data, settings = self.data, self.settings
+        naive = Naive(data.codec, self.linear, settings.quantiles or DECILES)
+        if not settings.num_samples:
+            return naive
+        chosen = evenly(len(data.lengths), min(4096, max(64, RESIDUALS // (data.codec.horizon * data.codec.values))))
+        return naive.fitted(data.batch(part) for part in parts(chosen, fitting(data.batch([0]))))
 
     @staticmethod
     def load(settings: SeriesSection | SystemSection, model: Any) -> SeriesData:
@@ -241,17 +252,7 @@ class SeriesTask(DataTask):
 
     @staticmethod
     def evaluate_problems(settings: ForecastSettings, head: str | None, select: str) -> list[tuple[str, str, str]]:
-        problems: list[tuple[str, str, str]] = []
-        use = 'add head = "gaussian" (or student_t, quantiles) to [model], or leave it out'
-        if head == "point" and settings.num_samples:
-            found = "`num_samples` are draws from the law that a model predicts, and this one predicts values"
-            problems.append(("evaluate.num_samples", found, use))
-        if head == "point" and settings.draw not in ("auto", "point"):
-            problems.append(("evaluate.draw", f"`draw` {settings.draw} does not fit a model with head point", use))
-        if select in ("crps", "pinball") and not settings.num_samples:
-            found = f"`select` {select} is a score of sample paths, and none are drawn"
-            problems.append(("train.select", found, "add num_samples = 50 to [evaluate]"))
-        return problems
+        return law_problems(settings, head, select)
 
     @staticmethod
     def frequencies(data: SeriesData) -> tuple[float, ...]:
@@ -268,7 +269,7 @@ class SeriesTask(DataTask):
         if file is None:
             name, windows = f"{data.name}, test part", SeriesTask(data, settings).windows("test")
         else:
-            name, windows = str(file.path), with_naive(read_windows(codec, file), codec, None)
+            name, windows = str(file.path), with_naive(read_windows(codec, file), Naive(codec))
         facts = {"data": name, "windows": windows.count, "past": codec.past, "horizon": codec.horizon}
         facts |= {"draw": settings.draw}
         return facts, evaluate_windows(model, windows, settings)
@@ -284,7 +285,7 @@ class SeriesTask(DataTask):
         tables: dict[int, Tensor] = {}
         for steps in dict.fromkeys(future.steps for future in futures):
             own = [n for n, future in enumerate(futures) if future.steps == steps]
-            for part in parts(own, max(1, _CELLS // (steps * codec.values * (number or FAN_PATHS)))):
+            for part in parts(own, max(1, _PATHS // (steps * codec.values * (number or FAN_PATHS)))):
                 found = _columns(model, codec, settings, [futures[n] for n in part])
                 tables |= dict(zip(part, found, strict=True))
         return forecast_table(futures, [tables[n] for n in range(len(futures))], names)
@@ -360,37 +361,6 @@ def linear_of(data: SeriesData) -> LinearForecast:
     return fit_linear(train, held, rows // codec.horizon, codec.period)
 
 
-def fitting(window: Batch, most: int = 1024) -> int:
-    """How many windows are held at a time: ``most``, and fewer of such that are long or wide."""
-    context: Any = window.context
-    past = context["past"].numel() if isinstance(context, dict) and "past" in context else 0
-    return max(1, min(most, _CELLS // (window.targets.numel() + past)))
-
-
-def with_naive(windows: Windows, codec: Any, linear: LinearForecast | None) -> Windows:
-    """The windows with the scores of the forecasts that need no model; of the linear one where it was fitted."""
-    found: dict[str, list[tuple[Tensor, ...]]] = {}
-    further = {} if linear is None else {"linear": linear}
-    for numbers in parts(range(windows.count), fitting(windows.make([0]))):
-        past, gold = past_and_horizon(windows.make(numbers), windows.horizon, codec.values)
-        for name, prediction in naive_forecasts(past, windows.horizon, codec.period, further).items():
-            found.setdefault(name, []).append(_naive_scores(prediction, gold))
-    rows: dict[str, tuple[dict[str, float], list[float]]] = {}
-    for name, scores in found.items():
-        errors, squared, absolute, cells, by_lead = (torch.cat(each) for each in zip(*scores, strict=True))
-        total = cells.sum()
-        row = {"nrmse": median(errors), "mse": float(squared.sum() / total), "mae": float(absolute.sum() / total)}
-        rows[name] = row, by_lead.nanmean(0).tolist()
-    return replace(windows, naive=rows)
-
-
-def _naive_scores(prediction: Tensor, gold: Tensor) -> tuple[Tensor, ...]:
-    """(windows,) NRMSE, sums of squared and absolute errors, values that are there; (windows, horizon) by lead time."""
-    error, there = prediction - gold, ~gold.isnan()
-    squared, absolute = (each.masked_fill(~there, 0).sum((1, 2)) for each in (error.square(), error.abs()))
-    return nrmse(prediction, gold), squared, absolute, there.sum((1, 2)), rmse_by_horizon(prediction, gold)
-
-
 def evaluate_windows(model: Module, windows: Windows, settings: ForecastSettings | None = None) -> Evaluation:
     """Scores of a forecaster on windows, in standard deviations of the training part; see ``freerun.metrics.table``.
 
@@ -424,11 +394,12 @@ def evaluate_windows(model: Module, windows: Windows, settings: ForecastSettings
         }
     for name, (naive, _) in windows.naive.items():
         free_running |= {f"{name}_{score}": value for score, value in naive.items()}
-        free_running |= {f"{name}_crps": naive["mae"]} if settings.num_samples else {}  # of a law that is a point
     forced_mean = (one_step.square() * scores["length"]).sum() / cells
     teacher_forced = {"loss": float(forced_mean), "nrmse": median(one_step)}
     curves = {side: scores[f"{side}_by_lead"].nanmean(0).tolist() for side in ("teacher_forced", "free_running")}
-    curves |= {name: curve for name, (_, curve) in windows.naive.items()}
+    curves |= {name: scores[f"{name}_by_lead"].nanmean(0).tolist() for name in LEADS if f"{name}_by_lead" in scores}
+    for _, drawn in windows.naive.values():
+        curves |= drawn
     names = ("nrmse", "squared", "absolute", "length", "valid_time", "one_step_nrmse", "diverged_at")
     names += tuple(name for name in ("crps", "covered_50", "covered_80") if name in scores)
     columns = {name: scores[name].tolist() for name in names}
@@ -488,14 +459,6 @@ def _scores(
     if settings.num_samples:
         scores |= probabilistic_scores(model, batch, horizon, settings, numbers)
     return {name: each.cpu() for name, each in scores.items()}
-
-
-def median(values: Tensor) -> float:
-    """Of an even number the mean of the two in the middle; inf where either is; NaN, of nothing scored, left out."""
-    ordered = values[~values.isnan()].sort().values
-    if not len(ordered):
-        return math.nan
-    return float((ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2)
 
 
 def complete_windows(

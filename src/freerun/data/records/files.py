@@ -245,6 +245,7 @@ def read_records(
     columns: Mapping[str, str],
     options: RecordOptions,
     further: Callable[[list[Record]], list[str]] | None = None,
+    *,
     notes: list[str] | None = None,
 ) -> list[Record]:
     """Return all records of one file; ``further`` finds what else is wrong with the sound ones where rows are wrong.

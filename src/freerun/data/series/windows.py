@@ -497,5 +497,5 @@ class Windows:
     count: int
     make: Callable[[list[int]], Batch]
     horizon: int
-    naive: Mapping[str, tuple[dict[str, float], list[float]]] = field(default_factory=dict[str, Any])
+    naive: Mapping[str, tuple[dict[str, float], dict[str, list[float]]]] = field(default_factory=dict[str, Any])
     __repr__ = brief
