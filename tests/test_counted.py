@@ -2,6 +2,7 @@
 
 import copy
 import os
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 import freerun as fr
 from builders import assert_same_gradients, gradients, language_model, ragged, refused, seq2seq, tiny_llama, transformer
 from freerun import hf
+from freerun.methods.base import TransformMethod
 from freerun.objectives import CrossEntropy
 from freerun.training import MethodRun
 from freerun.types import Counted
@@ -26,7 +28,7 @@ COMPILED = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor") 
 
 @pytest.fixture(autouse=True)
 def _worth_it(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("freerun.rollin.counted._WORTH", 1)  # batches of tests are tiny
+    monkeypatch.setattr("freerun.rollin.training._WORTH", 1)  # batches of tests are tiny
 
 
 def test_a_few_logits_are_not_worth_it(monkeypatch: pytest.MonkeyPatch):
@@ -110,7 +112,7 @@ def test_methods(method, monkeypatch: pytest.MonkeyPatch):
     model, batch = language_model(), some()
     outcome = method.run(model, batch, step=2, key=5)
     mine = gradients(model, outcome.loss)
-    monkeypatch.setattr("freerun.rollin.counted._WORTH", 10**9)
+    monkeypatch.setattr("freerun.rollin.training._WORTH", 10**9)
     theirs = method.run(model, batch, step=2, key=5)
     assert torch.equal(outcome.fed.history, theirs.fed.history)
     assert dict(outcome.report) == dict(theirs.report)
@@ -362,3 +364,65 @@ def test_the_backward_of_a_copy_reads_its_own_weights():
     m = hf.adapt(causal("Llama"))
     other = copy.deepcopy(m)
     assert_equal(other, completions(other), counted=True)
+
+
+# -- one encoding for roll-in and training
+
+
+def by_hand(model: nn.Module, batch: fr.Batch) -> Tensor:
+    return F.cross_entropy(model(batch)[batch.mask], batch.targets[batch.mask])
+
+
+@pytest.mark.parametrize(("encoder", "decoder", "expected"), [
+    (0.0, 0.3, [(True, True)]),
+    (0.3, 0.0, [(True, True), (False, False)]),
+    (0.3, 0.3, [(True, True), (False, False)]),
+    (0.0, 0.0, [(True, True)]),
+    ("frozen", 0.3, [(False, True)]),
+], ids=str)  # fmt: skip
+@pytest.mark.parametrize("make", [transformer, seq2seq])
+@pytest.mark.parametrize("method", [fr.scheduled_sampling(0.3), fr.methods.parallel(0.3)], ids=repr)
+def test_the_encoder_runs_twice_only_where_it_drops(make, method, encoder, decoder: float, expected, monkeypatch):
+    monkeypatch.setattr("freerun.rollin.training._WORTH", 10**9)
+    model, batch = make(dropout=0.1).train(), ragged()
+    for name, part in model.named_modules():
+        if isinstance(part, nn.Dropout):
+            part.p = decoder if not name.startswith("encoder") else 0.3 if encoder == "frozen" else encoder
+    if encoder == "frozen":
+        model.encoder.eval()
+    seen = []  # modes, and whether with a gradient
+    handle = model.encoder.register_forward_hook(
+        lambda module, _, __: seen.append((module.training, torch.is_grad_enabled()))
+    )
+    torch.manual_seed(3)
+    outcome = method.run(model, batch, step=1, key=4)
+    assert seen == expected
+    handle.remove()
+    # the history is that of the model without dropout, the loss that of one call in training mode
+    still = method.run(copy.deepcopy(model).eval(), batch, step=1, key=4)
+    assert torch.equal(still.fed.history, outcome.fed.history)
+    assert outcome.report["replaced"] > 0
+    torch.manual_seed(3)
+    by_call = by_hand(model, batch.made(history=outcome.fed.history))
+    assert_same_gradients(gradients(model, outcome.loss), gradients(model, by_call))
+    assert torch.equal(outcome.loss, by_call)
+
+
+@dataclass(frozen=True, repr=False)
+class Blind(TransformMethod):
+    """Feeds another source."""
+
+    name = "blind"
+
+    def mix_history(self, model, batch, step, key):
+        return batch.made(context={**batch.context, "source": torch.ones_like(batch.context["source"])}), {}
+
+
+def test_a_context_that_a_method_changes_is_the_one_that_is_read():
+    model, batch = seq2seq(dropout=0.3).train(), ragged()
+    batch = batch.replace(mask=torch.ones_like(batch.mask))
+    torch.manual_seed(0)
+    outputs = Blind().run(model, batch, step=0).outputs
+    torch.manual_seed(0)
+    model.encode(batch)
+    assert torch.equal(outputs, model(Blind().mix_history(model, batch, 0, 0)[0]))

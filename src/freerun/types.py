@@ -215,8 +215,8 @@ class Encoder(Protocol):
     """A model that can encode a batch's context once.
 
     ``encode(batch)`` returns the batch with an encoded context, and the model (and ``start``) take such a batch
-    without encoding again. Roll-in and training share one encoding only where no submodule behaves otherwise
-    in training than in evaluation.
+    without encoding again. Roll-in and training share one encoding only where it draws no random numbers in training
+    (dropout), and no submodule keeps statistics of a batch.
     """
 
     def encode(self, batch: Batch) -> Batch: ...

@@ -34,8 +34,8 @@ from freerun.rollin import (
     unroll,
     unwrap,
 )
-from freerun.rollin.counted import counted_forward
 from freerun.rollin.model import asking, repeatable
+from freerun.rollin.training import counted_forward, encodings
 from freerun.schedules import Schedule, extremes, value_at
 from freerun.transforms import loss_on, loss_on_problems, within_horizon
 from freerun.types import Counted, Encoder, Outcome, Split, Step, step_number
@@ -162,14 +162,16 @@ class TransformMethod(Arguments):
     def compute(self, model: Any, batch: Batch, step: int, key: int) -> Outcome:
         """One step on a batch that has its horizon and its loss steps: feed, forward, objective.
 
-        The context is encoded once for roll-in and training where the model can and is the same function in
+        The context is encoded once for roll-in and training where the model can and the encoder is the same function in
         both modes.
         """
-        shared = encode_once(model, zero_unused(batch))
-        fed, report = self.mix_history(model, shared, step, key)
+        rolled, trained = encodings(model, zero_unused(batch))
+        fed, report = self.mix_history(model, rolled, step, key)
         if fed.present is not None and fed.missing is not None:
             return self.fill(model, fed.made(context=batch.context), report, step, key)
-        outputs = counted_forward(model, fed, getattr(self, "objective", "auto"))
+        kept = rolled is trained or fed.context is not rolled.context  # a method may change the context, too
+        read = fed if kept else fed.made(context=trained.context)
+        outputs = counted_forward(model, read, getattr(self, "objective", "auto"))
         return self.finish(outputs, fed.made(context=batch.context), report)
 
     def fill(self, model: Any, fed: Batch, report: dict[str, float | str], step: int, key: int) -> Outcome:

@@ -18,7 +18,7 @@ from freerun.methods.report import replacement_counts
 from freerun.methods.scheduled_sampling import FreeRunning
 from freerun.objectives import Objective
 from freerun.rollin import Engine
-from freerun.rollin.counted import counted_forward
+from freerun.rollin.training import counted_forward
 from freerun.types import Outcome
 
 Model = TypeVar("Model")

@@ -43,10 +43,10 @@ from freerun.rollin import (
     roll_in,
     unwrap,
 )
-from freerun.rollin.counted import counted_forward
 from freerun.rollin.model import asking
 from freerun.rollin.roll_in import Auto
 from freerun.rollin.step import Stepwise
+from freerun.rollin.training import counted_forward, encodings
 from freerun.schedules import Schedule
 from freerun.types import Outcome
 
@@ -190,8 +190,10 @@ class ScheduledSampling(TransformMethod):
         elif isinstance(self._engine, Draft) and not differs_by_mode(model) and not _in_wrapper(model):
             outcome = self._certified(model, batch, known, step, key)
         else:
-            fed, report = self.mix_history(model, encode_once(model, known), step, key)
-            outcome = self.finish(counted_forward(model, fed, self.objective), fed.made(context=batch.context), report)
+            rolled, trained = encodings(model, known)
+            fed, report = self.mix_history(model, rolled, step, key)
+            read = fed if rolled is trained else fed.made(context=trained.context)
+            outcome = self.finish(counted_forward(model, read, self.objective), fed.made(context=batch.context), report)
         if gate_passes := float(outcome.report.get("gate_passes", 0)):
             more = {name: float(outcome.report[name]) + gate_passes for name in ("passes", "work")}
             outcome = outcome.made(report={**outcome.report, **more})

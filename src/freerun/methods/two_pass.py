@@ -26,9 +26,9 @@ from freerun.methods.noise import same_sentence
 from freerun.methods.report import replacement_counts
 from freerun.objectives import Objective
 from freerun.rollin import any_rank, checked, forward, supports, unwrap, wrapper_hint
-from freerun.rollin.counted import counted_forward
 from freerun.rollin.model import repeatable
 from freerun.rollin.replacement import Replacement
+from freerun.rollin.training import counted_forward
 from freerun.schedules import Schedule
 from freerun.types import Embedder, Encoder, Outcome
 

@@ -48,12 +48,12 @@ def eval_mode(model: Any) -> Generator[None]:
             module.training = True
 
 
-def differs_by_mode(model: Any) -> bool:
+def differs_by_mode(model: Any, *, random: bool = True) -> bool:
     """Whether the model, in the mode it is in, computes another function than in evaluation mode.
 
     Known causes are looked for: dropout of any kind, recurrent or attention layers with dropout, batch
     normalisation, and rates that a module keeps as numbers whose name has "drop" in it. A rate that is written into a
-    function call cannot be seen.
+    function call cannot be seen. ``random=False`` looks for statistics of a batch alone.
 
     >>> differs_by_mode(nn.Dropout(0.1)), differs_by_mode(nn.Dropout(0.1).eval()), differs_by_mode(nn.Dropout(0.0))
     (True, False, False)
@@ -65,7 +65,11 @@ def differs_by_mode(model: Any) -> bool:
             continue
         if isinstance(module, nn.modules.instancenorm._InstanceNorm):
             differs = module.track_running_stats
-        elif isinstance(module, nn.modules.batchnorm._NormBase | nn.RReLU):
+        elif isinstance(module, nn.modules.batchnorm._NormBase):
+            differs = True
+        elif not random:
+            differs = False
+        elif isinstance(module, nn.RReLU):
             differs = True
         elif isinstance(module, nn.modules.dropout._DropoutNd | nn.AlphaDropout):
             differs = module.p > 0
@@ -130,9 +134,9 @@ def repeatable(model: Any, batch: Batch) -> Generator[None]:
             function of key, row and position: it has drawn random numbers, and two calls on one row differ.
     """
     refuse_coupled_rows(model)
-    before = _generators(batch.history.device)
+    before = generators(batch.history.device)
     yield
-    drawn = any(not torch.equal(a, b) for a, b in zip(before, _generators(batch.history.device), strict=True))
+    drawn = any(not torch.equal(a, b) for a, b in zip(before, generators(batch.history.device), strict=True))
     # dropout that is known explains it, and is off where own entries are computed
     if drawn and not differs_by_mode(model) and not (isinstance(model, nn.Module) and model in _REPEATED):
         with eval_mode(model):
@@ -146,7 +150,8 @@ def asking(model: Any, batch: Batch) -> Generator[None]:
         yield
 
 
-def _generators(device: torch.device) -> list[Tensor]:
+def generators(device: torch.device) -> list[Tensor]:
+    """The states of PyTorch's generators."""
     return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
 
 

@@ -1,4 +1,4 @@
-"""The training forward, its vocabulary only at the positions that count."""
+"""The training forward: its encoding shared with the roll-in, its vocabulary only at the positions that count."""
 
 from __future__ import annotations
 
@@ -12,8 +12,17 @@ from torch.nn.modules import module as of_torch
 
 from freerun.batch import Batch
 from freerun.objectives import OBJECTIVES
-from freerun.rollin.model import checked, eval_mode, forward, needs_sync, refuse_detached, supports
-from freerun.types import Counted, Split
+from freerun.rollin.model import (
+    checked,
+    differs_by_mode,
+    eval_mode,
+    forward,
+    generators,
+    needs_sync,
+    refuse_detached,
+    supports,
+)
+from freerun.types import Counted, Encoder, Split
 
 _EQUAL: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 """Models of other people, and whether ``head(hidden(batch))`` was their forward when it was tried."""
@@ -25,6 +34,24 @@ _WORTH = 2**14
 
 _OBJECTIVES = frozenset(OBJECTIVES.values())
 """Sums over the positions that count; a subclass may be anything else."""
+
+
+def encodings(model: Any, batch: Batch) -> tuple[Batch, Batch]:
+    """The batch with its context encoded, for a roll-in and for the training forward.
+
+    They are one where the encoder is the same function in evaluation mode: it drew no random number, and nothing keeps
+    statistics of a batch. Else the roll-in, which is that of the model without dropout, encodes for itself, and the
+    training forward has the encoding made here, which is drawn before anything else as in a call of the model.
+    """
+    if not supports(model, Encoder):
+        return batch, batch
+    if not differs_by_mode(model):
+        encoded = model.encode(batch)
+        return encoded, encoded
+    before = generators(batch.history.device)
+    encoded = model.encode(batch)
+    drawn = any(not torch.equal(a, b) for a, b in zip(before, generators(batch.history.device), strict=True))
+    return batch if drawn or differs_by_mode(model, random=False) else encoded, encoded
 
 
 def counted_forward(model: Any, batch: Batch, objective: Any) -> Tensor | Counted:
