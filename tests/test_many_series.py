@@ -247,17 +247,21 @@ def test_categories_are_numbered_embedded_and_refused_by_name(tmp_path):
     refused(r"broken.csv:5, column 'kind': is empty", load_series, tmp_path / "broken.csv", options)
     recipe = toml(**RECIPE | {
         "data": RECIPE["data"] | {"path": str(path), "series": "item", "categories": ["item"]},
-        "model": {"kind": "transformer_forecaster", "size": 8, "heads": 2},
+        "model": {"kind": "shallow_plrnn"},
     })  # fmt: skip
     refused("data.categories needs a model that learns vectors", build, load_recipe(write(tmp_path, recipe)))
 
 
-@pytest.mark.parametrize("kind", [fr.models.RecurrentForecaster, fr.models.PlainForecaster])
+KINDS = (fr.models.RecurrentForecaster, fr.models.PlainForecaster, fr.models.TransformerForecaster)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_category_is_read_as_its_vector(kind):
     """Stepped and at once; the same as a model that is given the vectors as covariates."""
     torch.manual_seed(0)
-    model = kind(1, 3, categories=((1, 4),), size=6, embedding=2).double()
-    plain = kind(1, 4, size=6).double()
+    more = {"heads": 1} if kind is fr.models.TransformerForecaster else {}
+    model = kind(1, 3, categories=((1, 4),), size=6, embedding=2, **more).double()
+    plain = kind(1, 4, size=6, **more).double()
     own = {name: part for name, part in model.state_dict().items() if "categories" not in name}
     plain.load_state_dict(own)
     codes = torch.tensor([[0], [3], [1]])
@@ -280,4 +284,10 @@ def test_a_category_is_read_as_its_vector(kind):
     ours.loss.backward()
     assert model.categories.vectors[0].weight.grad[[0, 1, 3]].abs().sum(1).min() > 0
     assert model.categories.vectors[0].weight.grad[2].abs().sum() == 0
+    # cut before every second step, each piece has its own gradient
+    model.zero_grad()
+    fr.free_running(gradient=2).run(model, batch(known), step=1, key=3).loss.backward()
+    assert model.categories.vectors[0].weight.grad[[0, 1, 3]].abs().sum(1).min() > 0
+    assert kind(**model.settings()).state_dict().keys() == model.state_dict().keys()
+    assert not {"categories", "embedding"} & plain.settings().keys()
     refused("categories must be pairs of different channels", kind, 1, 1, categories=((1, 4),))

@@ -43,7 +43,7 @@ from freerun.types import evenly
 
 _PATHS = 2**22
 """Values of sample paths of a forecast at a time; changes no number."""
-_EMBEDDING = ("recurrent_forecaster", "plain_forecaster", "python")
+_EMBEDDING = ("recurrent_forecaster", "plain_forecaster", "transformer_forecaster", "python")
 """Kinds of models that take categories."""
 _LONGEST = 4000
 """Steps of the test part that a diagnosis runs freely over."""

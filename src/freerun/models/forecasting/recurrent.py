@@ -96,9 +96,9 @@ class RecurrentNetwork(nn.Module):
         absent = () if self.categories is not None else ("categories", "embedding")
         return {name: value for name, value in self._settings.items() if name not in absent}
 
-    def _covariates(self, covariates: Tensor | None) -> Tensor | None:
+    def _covariates(self, covariates: Tensor) -> Tensor:
         """(..., covariates) with vectors in the stead of categories."""
-        return covariates if covariates is None or self.categories is None else self.categories(covariates)
+        return covariates if self.categories is None else self.categories(covariates)
 
     # -- the complete sequence at once
 
@@ -107,7 +107,7 @@ class RecurrentNetwork(nn.Module):
         inputs = torch.cat([first[None], history[:, :-1].transpose(0, 1)])  # time first: the fused layers are faster so
         read = self.embed(inputs)
         if future is not None:
-            read = torch.cat([read, future[: len(inputs)]], -1)
+            read = torch.cat([read, self._covariates(future[: len(inputs)])], -1)
         hidden, _ = self.decoder(read, states)
         return self._outputs(hidden, inputs).transpose(0, 1)
 
@@ -136,7 +136,8 @@ class RecurrentNetwork(nn.Module):
         """The state after one more value (batch, read)."""
         position = state.position + 1
         now = the_future(state.future, position)
-        x = inputs if now is None else torch.cat([inputs, now], 1)
+        # vectors step by step: where a gradient is cut, each piece has its own
+        x = inputs if now is None else torch.cat([inputs, self._covariates(now)], 1)
         hidden, cell = step_layers(state.weights, state.weights[0].gates(x), state.hidden, state.cell, self.drop)
         return RecurrentState(hidden, cell, inputs, position, state.future, state.weights)
 
@@ -262,7 +263,6 @@ class RecurrentForecaster(RecurrentNetwork):
         read: EncodedPast = self.encode(batch).context
         # one encoded for a shorter horizon may have to serve a longer one
         future = covariates_of({"future": read.future}, batch, self.covariates, type(self).__name__)
-        future = self._covariates(future)
         return read, None if future is None else future.transpose(0, 1)
 
 
@@ -308,7 +308,6 @@ class PlainForecaster(RecurrentNetwork):
     def _before(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         check_history(batch, self.values, type(self).__name__)
         future = covariates_of(batch.context, batch, self.covariates, type(self).__name__)
-        future = self._covariates(future)
         zeros = batch.history.new_zeros(batch.size, self.values)
         return zeros, None if future is None else future.transpose(0, 1)
 

@@ -11,7 +11,14 @@ from torch import Tensor, nn
 from freerun.batch import Batch
 from freerun.distributions import Head
 from freerun.errors import UserError
-from freerun.models.forecasting.inputs import check_history, covariates_of, numbers_a_value, size_problems
+from freerun.models.forecasting.inputs import (
+    Categories,
+    category_problems,
+    check_history,
+    covariates_of,
+    numbers_a_value,
+    size_problems,
+)
 from freerun.models.transformer.cache import Cache, Reading
 from freerun.models.transformer.decoder import CausalTransformer, DecoderContext, DecoderState
 from freerun.models.transformer.layers import Shape, initialise
@@ -40,10 +47,12 @@ class TransformerForecaster(CausalTransformer):
         values: channels that are predicted and fed back.
         covariates: channels known ahead (calendar, plans): never replaced, read in free run too.
         observed: must be 0: a sequence has no room for channels known in the past only.
+        categories: covariates that are numbers of categories: of each its channel among them and how many names it has.
         size: width of the stream, a multiple of ``heads``.
         layers: number of layers.
         heads: number of attention heads.
         feed_forward: inner width; None: 8/3 * size.
+        embedding: width of the vector that is learned for each name of a category.
         residual: predict the change since the last input.
         head: ``"point"``, ``"gaussian"``, ``"student_t"`` or ``"quantiles"`` (see ``freerun.distributions``).
         dropout: on the inputs and on what every sublayer adds, in [0, 1).
@@ -69,11 +78,13 @@ class TransformerForecaster(CausalTransformer):
         values: int,
         covariates: int = 0,
         observed: int = 0,
+        categories: tuple[tuple[int, int], ...] = (),
         *,
         size: int = 64,
         layers: int = 2,
         heads: int = 4,
         feed_forward: int | None = None,
+        embedding: int = 8,
         residual: bool = False,
         head: Head = "point",
         dropout: float = 0.0,
@@ -85,13 +96,20 @@ class TransformerForecaster(CausalTransformer):
         self._settings = settings
         self.values, self.covariates, self.residual = values, covariates, residual
         # instead of a table, a start symbol and a vocabulary
-        self.embedding = nn.Linear(values + covariates, size)
+        known = covariates + sum(embedding - 1 for _ in categories)
+        self.embedding = nn.Linear(values + known, size)
         del self.start_vector
         self.register_buffer("start_vector", torch.zeros(values), persistent=False)
         self.out = nn.Linear(size, values * numbers_a_value(head))
         initialise(self, layers)
         # values are few where symbols are many: fan-in, as the residual stream expects entries of its own size
-        nn.init.normal_(self.embedding.weight, std=(values + covariates) ** -0.5)
+        nn.init.normal_(self.embedding.weight, std=(values + known) ** -0.5)
+        self.categories = Categories(categories, covariates, embedding) if categories else None
+
+    def settings(self) -> dict[str, Any]:
+        """Return the constructor's arguments; those about categories where there are any."""
+        absent = () if self.categories is not None else ("categories", "embedding")
+        return {name: value for name, value in self._settings.items() if name not in absent}
 
     def _context(self, batch: Batch) -> _Future:
         name = type(self).__name__
@@ -127,7 +145,9 @@ class TransformerForecaster(CausalTransformer):
         return self.start_vector.to(batch.history.dtype).expand(batch.size, -1)
 
     def _entered(self, inputs: Tensor, now: Tensor | None) -> Tensor:
-        return self.embedding(inputs if now is None else torch.cat([inputs, now], -1))
+        if now is None:
+            return self.embedding(inputs)
+        return self.embedding(torch.cat([inputs, now if self.categories is None else self.categories(now)], -1))
 
     def _with_inputs(self, hidden: Tensor, inputs: Tensor) -> Tensor:
         return torch.cat([hidden, inputs], -1) if self.residual else hidden
@@ -164,7 +184,7 @@ class TransformerForecaster(CausalTransformer):
 def _checked(settings: dict[str, Any], layout: str) -> Shape:
     fixed = {"positions": "rope", "activation": "swiglu", "norm": "rms", "bias": False}
     ours = {name: value for name, value in settings.items() if name not in ("dropout", "size", "layers")}
-    problems = size_problems(ours, layout)
+    problems = size_problems(ours, layout) + category_problems(settings["categories"], settings["covariates"])
     try:
         shape = Shape.of({**settings, **fixed})
     except UserError as error:
