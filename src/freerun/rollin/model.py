@@ -113,7 +113,8 @@ def own_casts() -> Generator[None]:
     """Autocast as it is around us, of whatever device, with a weight cache that is empty at both ends.
 
     Each weight is cast once inside, as it is now, and none of these casts is met outside: one that was made under
-    ``no_grad`` would reach the training forward without a graph, and its weight would silently get no gradient.
+    ``no_grad`` would reach the training forward without a graph, and its weight would silently get no gradient. A model
+    may bring an autocast of its own, of one type for each weight, as under any autocast around it.
     """
     torch.clear_autocast_cache()
     # the end of the outermost autocast clears the cache, and a model may bring one to every call
