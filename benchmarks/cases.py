@@ -212,9 +212,10 @@ def _adapted(kind: str, shape: Shape) -> Any:
     logging.set_verbosity_error()
     if kind == "t5":
         sizes: Any = {"d_model": shape.size, "d_kv": shape.size // shape.heads, "d_ff": 4 * shape.size}
+        sizes |= {"decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": None}
         inner = T5ForConditionalGeneration(T5Config(
             **sizes, vocab_size=shape.vocab, num_layers=shape.layers, num_heads=shape.heads,
-            dropout_rate=shape.dropout, decoder_start_token_id=0, pad_token_id=0, eos_token_id=None,
+            dropout_rate=shape.dropout,
         ))  # fmt: skip
     else:
         inner = GPT2LMHeadModel(GPT2Config(

@@ -20,15 +20,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import sysconfig
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 import freerun as fr
+from cases import library_text
 from freerun import hf
 from timing import clock_of, prices, take
 
@@ -84,8 +83,7 @@ def text(options: argparse.Namespace, rows: int, key: int) -> Tensor:
     generator = torch.Generator().manual_seed(key)
     if not options.updates:
         return torch.randint(options.vocab, (rows, options.time + 1), generator=generator)
-    folder = Path(sysconfig.get_paths()["stdlib"])
-    source = torch.tensor(list(b"".join(path.read_bytes() for path in sorted(folder.glob("*.py"))[:120])))
+    source = library_text()
     starts = torch.randint(len(source) - options.time - 1, (rows,), generator=generator)
     return torch.stack([source[start : start + options.time + 1] for start in starts.tolist()])
 

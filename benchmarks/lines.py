@@ -78,6 +78,7 @@ def _of(method: Any) -> Loss:
 def line(case: Case, ratio: float, options: Options, *, warm: bool = True) -> dict[str, Any]:
     """Prices, passes, work and certificates at one ratio; the keys at the top are those of the first version."""
     engines = exact_engines(case, options)
+    model: Any = case.model
     by_hand = loops.HAND.get(case.kind, {"by hand": loops.cached_loop} if supports(case.model, Stepper) else {})
     losses: dict[str, Loss] = {BASE: _of(fr.teacher_forcing())}
     losses |= {name: _of(fr.scheduled_sampling(ratio, engine=e, draw=d)) for name, (e, d) in engines.items()}
@@ -86,7 +87,7 @@ def line(case: Case, ratio: float, options: Options, *, warm: bool = True) -> di
         losses[name] = lambda model, batch, n, loop=loop: loop(cast(Any, model), batch, ratio)
     steps = {name: _step(case, options, loss) for name, loss in losses.items()}
     # a rate of 0: the weights stay what they are, and the optimizer works as ever
-    optimizer = torch.optim.Adam(case.model.parameters(), lr=0.0)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.0)
     for name in (BASE, "auto"):
         steps[f"whole step, {name}"] = _step(case, options, losses[name], optimizer)
     taken = take(steps, options.repetitions, clock_of(options.device), warm=warm)
@@ -117,7 +118,7 @@ def line(case: Case, ratio: float, options: Options, *, warm: bool = True) -> di
     }
 
 
-def violations(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+def violations(lines: Sequence[dict[str, Any]]) -> list[str]:
     """Lines at which a loop by hand is cheaper than ``auto``, or an engine by more than 8 % that it did not take."""
     found: list[str] = []
     for each in lines:
