@@ -13,9 +13,9 @@ SOURCE = Path(__file__).parent.parent / "src" / "freerun"
 # import order; the modules of row 2 do not know each other
 ROWS = [
     ["errors", "terminal", "arguments", "signals", "batch", "types", "keys", "distributions"],
-    ["schedules", "gates", "draws", "objectives", "regression", "metrics"],
+    ["schedules", "gates", "draws", "objectives", "targets", "regression", "metrics"],
     ["rollin", "transforms"],
-    ["methods", "decoding", "generation", "checks", "diagnostics"],
+    ["decoding", "generation", "methods", "checks", "diagnostics"],
     ["models", "data"],
     ["tasks", "training", "integrations"],
     ["recipes", "comparison"],

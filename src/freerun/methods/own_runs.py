@@ -1,0 +1,90 @@
+"""Free runs of a model in training: sequences of its own, each to its own end, as a batch that is scored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from freerun.batch import Batch
+from freerun.decoding import blank_batch, prompt_lengths
+from freerun.draws import Draw
+from freerun.errors import UserError
+from freerun.generation import generate
+from freerun.keys import fold
+from freerun.rollin import unwrap
+from freerun.types import Ruled
+
+_APART = 2**43  # between the numbers of a row's samples
+
+
+def end_of(end: int | str | None, model: Any, batch: Batch, name: str) -> int:
+    """The end symbol: as given, or that of the model's own generation.
+
+    Raises:
+        UserError: there is none.
+    """
+    if isinstance(end, int):
+        return end
+    inner = unwrap(model)
+    ends: Sequence[int] = inner.generation_defaults(batch).ends if isinstance(inner, Ruled) else ()
+    if len(ends) == 1:
+        return ends[0]
+    known = f"its generation ends with any of {list(ends)}" if ends else "the model has no end symbol of its own"
+    raise UserError(f"{name} lets rows end by themselves, and {known}: pass end=, the id that ends a row")
+
+
+def row_limits(batch: Batch, margin: int) -> Tensor:
+    """(batch,) how long a run may become: a row's counted targets and ``margin`` more; no other row matters."""
+    lengths = batch.mask.sum(1)
+    return torch.where(lengths > 0, lengths + margin, 0)
+
+
+def own_runs(
+    model: Any, batch: Batch, *, draw: str | Draw, key: int, step: int, end: int, margin: int, num_samples: int = 1
+) -> Batch:
+    """Runs of the model from each row's prompt to its own end, without gradient.
+
+    Args:
+        model: called in evaluation mode.
+        batch: its history gold; known leading entries are the prompt.
+        draw: "sample", "greedy" or a draw.
+        key: with ``step`` and a row's number all that the noise depends on.
+        step: the optimizer step.
+        end: id that ends a row.
+        margin: a run is cut so many entries beyond the row's counted targets.
+        num_samples: runs of each row, side by side: rows r * num_samples to (r + 1) * num_samples - 1.
+
+    Returns:
+        a batch whose targets and history are prompt and run, and whose mask holds the run, its end included.
+    """
+    limits = row_limits(batch, margin)
+    longest = max(int(limits.max()), 1)
+    noise = fold(key, "own runs", int(step))
+    made = generate(model, batch, length=longest, end=end, draw=draw, key=noise, num_samples=num_samples)
+    rows = torch.arange(batch.size, device=batch.mask.device).repeat_interleave(num_samples)
+    numbers = torch.arange(num_samples, device=rows.device).repeat(batch.size) * _APART
+    entries, lengths = made.entries, made.lengths
+    if num_samples > 1:
+        entries, lengths = entries.flatten(0, 1), lengths.flatten()
+    lengths = torch.minimum(lengths + 1, limits[rows])  # the end symbol is one of them
+    prompts = prompt_lengths(batch)
+    blank = blank_batch(batch, prompts, longest)
+    blank = blank.select(rows).made(rows=blank.row_numbers[rows] + numbers)
+    return with_entries(blank, entries, lengths, prompts[rows])
+
+
+def with_entries(blank: Batch, entries: Tensor, lengths: Tensor, prompts: Tensor) -> Batch:
+    """A batch with entries (rows, n), of which the first ``lengths`` (rows,) count, after the prompts (rows,)."""
+    used = torch.arange(entries.shape[1], device=entries.device) < lengths[:, None]
+    at = prompts[:, None] + torch.arange(entries.shape[1], device=entries.device)
+    time = max(int((prompts + lengths).max()), 1)
+    row = torch.arange(len(entries), device=entries.device)[:, None].expand_as(at)
+    history = blank.history.clone()
+    history[row[used], at[used]] = entries[used]
+    mask = torch.zeros_like(blank.mask)
+    mask[row[used], at[used]] = True
+    history, mask = history[:, :time], mask[:, :time]
+    return blank.made(targets=history, history=history, mask=mask, eligible=None)

@@ -1,0 +1,225 @@
+"""What each position should predict on the history that is fed: gold, or what completes that history best."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from freerun.arguments import Arguments, at_least, nearest, refused
+from freerun.batch import Batch, shape_of
+from freerun.errors import UserError
+
+
+class Target(Protocol):
+    """(batch, history) -> what each position should predict.
+
+    ``batch`` is as a method got it, its history gold; ``history`` (batch, time) or (batch, time, value) is what is fed.
+    For ids the result is (batch, time) ids, below 0 where a position shall carry no loss, or (batch, time, n) weights
+    of at least 0 of the first n ids, of which positions without any carry no loss; for values (batch, time, value), NaN
+    where a position shall carry none. Positions outside the batch's mask carry none in any case.
+    """
+
+    def __call__(self, batch: Batch, history: Tensor) -> Tensor: ...
+
+
+def completion_costs(entries: Tensor, gold: Tensor, lengths: Tensor) -> Tensor:
+    """Edit distances between all prefixes of the entries and all prefixes of gold.
+
+    ``d(i, j) = min(d(i-1, j) + 1, d(i, j-1) + 1, d(i-1, j-1) + [entries_i != gold_j])``
+
+    Args:
+        entries: (rows, time) ids.
+        gold: (rows, n) ids.
+        lengths: (rows,) how many of gold count; distances to longer prefixes are 2**30.
+
+    Returns:
+        (rows, time + 1, n + 1) int64.
+
+    >>> completion_costs(torch.tensor([[1, 3]]), torch.tensor([[1, 2]]), torch.tensor([2]))
+    tensor([[[0, 1, 2],
+             [1, 0, 1],
+             [2, 1, 1]]])
+    """
+    width = gold.shape[1] + 1
+    at = torch.arange(width, device=gold.device)
+    row = at.expand(len(gold), -1)
+    rows = [row]
+    for entry in entries.unbind(1):
+        swapped = row[:, :-1] + (gold != entry[:, None])
+        best = torch.cat([row[:, :1] + 1, torch.minimum(swapped, row[:, 1:] + 1)], 1)
+        # an insertion costs 1 a step to the right: the least of best[k] + (j - k) over k <= j
+        row = (best - at).cummin(1).values + at
+        rows.append(row)
+    return torch.stack(rows, 1).masked_fill(at > lengths[:, None, None], 2**30)
+
+
+def optimal_completions(entries: Tensor, gold: Tensor, lengths: Tensor) -> Tensor:
+    """The entries of gold that begin a completion of least edit distance after each prefix.
+
+    ``{gold_{j+1}: d(i, j) = min_k d(i, k)}``, j up to the last entry of gold, which is the end symbol: an end is
+    optimal where no more entries are needed.
+
+    Args:
+        entries: (rows, time) ids, without the end symbol.
+        gold: (rows, n) ids, each row's end symbol its last.
+        lengths: (rows,) how many of gold count, the end included.
+
+    Returns:
+        (rows, time + 1, n) bool: after i entries, whether gold's entry j is one.
+
+    >>> optimal_completions(torch.tensor([[1, 3]]), torch.tensor([[1, 2, 0]]), torch.tensor([3])).long()
+    tensor([[[1, 0, 0],
+             [0, 1, 0],
+             [0, 1, 1]]])
+
+    After 1, 3 both a 2 and the end (3 for the 2) leave one edit.
+    """
+    costs = completion_costs(entries, gold[:, :-1], lengths - 1)
+    return costs == costs.min(2, keepdim=True).values
+
+
+@dataclass(frozen=True)
+class OptimalCompletion(Arguments):
+    """Uniform over the symbols that begin a completion of least total edit distance.
+
+    ``target_t = uniform{y_{j+1}: d(h_<t, y_<=j) = min_k d(h_<t, y_<=k)}``, d the edit distance, y a row's counted
+    targets, of which the last is the end symbol. Where the history is a prefix of y it is y_t alone.
+
+    Args:
+        end: id of the end symbol, which the last counted target of each row must be; an end in the history ends the
+            row, and positions after it carry no loss. None: whatever stands last is the end, and no entry ends a row.
+
+    Raises:
+        UserError: targets that are values; counted positions of a row with others between them; a row that does not
+            end with ``end``.
+
+    Reference: Sabour, Chan and Norouzi 2019, Optimal completion distillation for sequence learning, ICLR,
+    arXiv:1810.01398.
+
+    What it is not: a method: it says nothing about the history.
+
+    >>> y = torch.tensor([[1, 2, 0]])
+    >>> OptimalCompletion(end=0)(Batch(y), torch.tensor([[1, 3, 2]]))
+    tensor([[[0.0000, 1.0000, 0.0000],
+             [0.0000, 0.0000, 1.0000],
+             [0.5000, 0.0000, 0.5000]]])
+    """
+
+    end: int | None = at_least(0, None)
+
+    def __call__(self, batch: Batch, history: Tensor) -> Tensor:
+        """(batch, time, n) weights, n one more than the largest id of the targets."""
+        if not batch.is_discrete:
+            raise UserError("optimal completions are of symbols, and these targets are values: use target='gold'")
+        start, gold, lengths = counted_rows(batch)
+        if self.end is not None:
+            last = gold.gather(1, (lengths - 1).clamp_min(0)[:, None]).squeeze(1)
+            if wrong := int(((last != self.end) & (lengths > 0)).sum()):
+                row = int(((last != self.end) & (lengths > 0)).nonzero()[0])
+                raise UserError(
+                    f"the last counted target of {wrong} rows is not the end symbol {self.end}; row {row} ends with "
+                    f"{int(last[row])}: count the end in mask, or pass the id that ends rows as end"
+                )
+        at = start[:, None] + torch.arange(gold.shape[1], device=gold.device)
+        entries = history.gather(1, at.clamp_max(batch.time - 1))
+        return self.weights(batch, entries, at, gold, lengths)
+
+    def weights(self, batch: Batch, entries: Tensor, at: Tensor, gold: Tensor, lengths: Tensor) -> Tensor:
+        """(batch, time, n) weights: those of the entries, at their positions ``at``."""
+        begins = optimal_completions(entries[:, :-1], gold, lengths)  # (rows, entries, n)
+        width = max(int(gold.max()), 0) + 1
+        found = torch.zeros(*begins.shape[:2], width, dtype=torch.get_default_dtype(), device=gold.device)
+        every = gold[:, None].expand_as(begins)
+        found = found.scatter_reduce(2, every, begins.to(found.dtype), "amax")
+        if self.end is not None:
+            ended = (entries == self.end).cummax(1).values
+            found[:, 1:] = found[:, 1:].masked_fill(ended[:, :-1, None], 0)
+        found = found / found.sum(2, keepdim=True).clamp_min(1)
+        counts = torch.arange(gold.shape[1], device=gold.device) < lengths[:, None]
+        weights = found.new_zeros(batch.size, batch.time, width)
+        row = torch.arange(batch.size, device=gold.device)[:, None].expand_as(at)
+        weights[row[counts], at[counts]] = found[counts]
+        return weights
+
+
+def counted_rows(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """The counted targets of each row, side by side.
+
+    Returns:
+        (batch,) position of each row's first, (batch, n) ids, 0 after a row's last, and (batch,) their numbers.
+
+    Raises:
+        UserError: a row has positions that do not count between others that do.
+    """
+    mask = batch.mask
+    lengths, start = mask.sum(1), mask.long().argmax(1)
+    at = start[:, None] + torch.arange(max(int(lengths.max()), 1), device=mask.device)
+    there = torch.arange(at.shape[1], device=mask.device) < lengths[:, None]
+    at = at.clamp_max(batch.time - 1)
+    if bool((there & ~mask.gather(1, at)).any()):
+        row = int((there & ~mask.gather(1, at)).any(1).nonzero()[0])
+        raise UserError(
+            f"row {row} has positions that do not count between others that do: a sequence is completed as a whole, so "
+            "let each row have one reply"
+        )
+    return start, batch.targets.gather(1, at).masked_fill(~there, 0), lengths
+
+
+TARGETS: dict[str, type[Any]] = {"optimal_completion": OptimalCompletion}
+
+
+def check(target: Any) -> list[str]:
+    """Return what is wrong with a ``target`` argument, a line each.
+
+    >>> check("gould")
+    ["target must be one of gold, optimal_completion or a function; got 'gould': did you mean 'gold'?"]
+    """
+    if isinstance(target, str) and target in ("gold", *TARGETS):
+        return []
+    hint = refused(target, 2)
+    if callable(target) and not hint:
+        return []
+    near = nearest(target, ("gold", *TARGETS)) if isinstance(target, str) else None
+    rule = f"target must be one of {', '.join(['gold', *TARGETS])} or a function"
+    return [f"{rule}; got {target!r}{hint}{f': did you mean {near!r}?' if near else ''}"]
+
+
+def resolve(target: str | Target) -> Target | None:
+    """Return a target by its name; None for gold."""
+    if not isinstance(target, str):
+        return target
+    return None if target == "gold" else TARGETS[target]()
+
+
+def retargeted(target: Target, batch: Batch, fed: Batch) -> tuple[Batch, Tensor | None]:
+    """The batch that is scored, and the weights of its symbols where the target gives such.
+
+    Args:
+        target: what each position should predict.
+        batch: its history gold.
+        fed: the batch that is fed.
+
+    Raises:
+        UserError: the target returns something else than ids, values or weights of this batch.
+    """
+    with torch.no_grad():
+        found: Any = target(batch, fed.history)
+    mask = fed.mask
+    if not isinstance(found, Tensor) or found.shape[:2] != mask.shape or found.dim() not in (2, 3):
+        raise UserError(f"a target returns (batch, time) ids or (batch, time, n) weights, {tuple(mask.shape)} here; "
+                        f"got {shape_of(found)}")
+    if not batch.is_discrete:
+        if found.shape != batch.targets.shape or not found.is_floating_point():
+            raise UserError(f"a target of values returns {tuple(batch.targets.shape)}; got {shape_of(found)}")
+        there = found.isfinite().all(-1)
+        return fed.made(targets=found.to(fed.targets.dtype), mask=mask & there), None
+    if found.dim() == 2:
+        if found.dtype != torch.int64:
+            raise UserError(f"a target of ids returns int64; got {shape_of(found)}")
+        return fed.made(targets=found.masked_fill(found < 0, 0), mask=mask & (found >= 0)), None
+    if not found.is_floating_point() or bool((~(found >= 0) & mask[..., None]).any()):
+        raise UserError(f"weights of symbols are real numbers of 0 or more; got {shape_of(found)} with others")
+    return fed.made(mask=mask & (found > 0).any(-1)), found
