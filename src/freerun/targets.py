@@ -18,8 +18,9 @@ class Target(Protocol):
 
     ``batch`` is as a method got it, its history gold; ``history`` (batch, time) or (batch, time, value) is what is fed.
     For ids the result is (batch, time) ids, below 0 where a position shall carry no loss, or (batch, time, n) weights
-    of at least 0 of the first n ids, of which positions without any carry no loss; for values (batch, time, value), NaN
-    where a position shall carry none. Positions outside the batch's mask carry none in any case.
+    of the first n ids, real numbers of at least 0 or bool, which are divided by their sum; a position without any
+    carries no loss. For values it is (batch, time, value), NaN where a position shall carry none. Positions outside
+    the batch's mask carry none in any case.
     """
 
     def __call__(self, batch: Batch, history: Tensor) -> Tensor: ...
@@ -102,70 +103,69 @@ class OptimalCompletion(Arguments):
     What it is not: a method: it says nothing about the history.
 
     >>> y = torch.tensor([[1, 2, 0]])
-    >>> OptimalCompletion(end=0)(Batch(y), torch.tensor([[1, 3, 2]]))
-    tensor([[[0.0000, 1.0000, 0.0000],
-             [0.0000, 0.0000, 1.0000],
-             [0.5000, 0.0000, 0.5000]]])
+    >>> OptimalCompletion(end=0)(Batch(y), torch.tensor([[1, 3, 2]])).long()
+    tensor([[[0, 1, 0],
+             [0, 0, 1],
+             [1, 0, 1]]])
     """
 
     end: int | None = at_least(0, None)
 
     def __call__(self, batch: Batch, history: Tensor) -> Tensor:
-        """(batch, time, n) weights, n one more than the largest id of the targets."""
-        if not batch.is_discrete:
-            raise UserError("optimal completions are of symbols, and these targets are values: use target='gold'")
-        start, gold, lengths = counted_rows(batch)
-        if self.end is not None:
-            last = gold.gather(1, (lengths - 1).clamp_min(0)[:, None]).squeeze(1)
-            if wrong := int(((last != self.end) & (lengths > 0)).sum()):
-                row = int(((last != self.end) & (lengths > 0)).nonzero()[0])
-                raise UserError(
-                    f"the last counted target of {wrong} rows is not the end symbol {self.end}; row {row} ends with "
-                    f"{int(last[row])}: count the end in mask, or pass the id that ends rows as end"
-                )
-        at = start[:, None] + torch.arange(gold.shape[1], device=gold.device)
-        entries = history.gather(1, at.clamp_max(batch.time - 1))
-        return self.weights(batch, entries, at, gold, lengths)
-
-    def weights(self, batch: Batch, entries: Tensor, at: Tensor, gold: Tensor, lengths: Tensor) -> Tensor:
-        """(batch, time, n) weights: those of the entries, at their positions ``at``."""
-        begins = optimal_completions(entries[:, :-1], gold, lengths)  # (rows, entries, n)
-        width = max(int(gold.max()), 0) + 1
-        found = torch.zeros(*begins.shape[:2], width, dtype=torch.get_default_dtype(), device=gold.device)
-        every = gold[:, None].expand_as(begins)
-        found = found.scatter_reduce(2, every, begins.to(found.dtype), "amax")
-        if self.end is not None:
-            ended = (entries == self.end).cummax(1).values
-            found[:, 1:] = found[:, 1:].masked_fill(ended[:, :-1, None], 0)
-        found = found / found.sum(2, keepdim=True).clamp_min(1)
-        counts = torch.arange(gold.shape[1], device=gold.device) < lengths[:, None]
-        weights = found.new_zeros(batch.size, batch.time, width)
-        row = torch.arange(batch.size, device=gold.device)[:, None].expand_as(at)
-        weights[row[counts], at[counts]] = found[counts]
+        """(batch, time, n) bool, n one more than the largest id of the targets."""
+        gold, lengths = self.gold(batch)
+        start = batch.mask.long().argmax(1)
+        at = (start[:, None] + torch.arange(gold.shape[1], device=gold.device)).clamp_max(batch.time - 1)
+        found = completion_weights(history.gather(1, at), gold, lengths, self.end)
+        weights = found.new_zeros(batch.size, batch.time, found.shape[2])
+        weights[batch.mask] = found[torch.arange(gold.shape[1], device=gold.device) < lengths[:, None]]
         return weights
 
+    def gold(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(batch, n) the counted targets of each row, and (batch,) their numbers; each row's last is the end symbol."""
+        if not batch.is_discrete:
+            raise UserError("optimal completions are of symbols, and these targets are values: use target='gold'")
+        gold, lengths = counted_rows(batch)
+        if self.end is not None:
+            last = gold.gather(1, (lengths - 1).clamp_min(0)[:, None]).squeeze(1)
+            wrong = ((last != self.end) & (lengths > 0)).nonzero().flatten().tolist()
+            if wrong:
+                raise UserError(
+                    f"the last counted target of {len(wrong)} rows is not the end symbol {self.end}; row {wrong[0]} "
+                    f"ends with {int(last[wrong[0]])}: count the end in mask, or pass the id that ends rows as end"
+                )
+        return gold, lengths
 
-def counted_rows(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """The counted targets of each row, side by side.
 
-    Returns:
-        (batch,) position of each row's first, (batch, n) ids, 0 after a row's last, and (batch,) their numbers.
+def completion_weights(entries: Tensor, gold: Tensor, lengths: Tensor, end: int | None) -> Tensor:
+    """(rows, time, n) bool: what each of the entries (rows, time) should have been; none after an end."""
+    begins = optimal_completions(entries[:, :-1], gold, lengths)
+    width = max(int(gold.max()), 0) + 1
+    found = begins.new_zeros(*begins.shape[:2], width, dtype=torch.int8)
+    found = found.scatter_reduce(2, gold[:, None].expand_as(begins), begins.to(torch.int8), "amax").bool()
+    if end is not None:
+        ended = (entries == end).cummax(1).values
+        found[:, 1:] &= ~ended[:, :-1, None]
+    return found
+
+
+def counted_rows(batch: Batch) -> tuple[Tensor, Tensor]:
+    """The counted targets of each row, side by side: (batch, n) ids, 0 after a row's last; (batch,) their numbers.
 
     Raises:
         UserError: a row has positions that do not count between others that do.
     """
     mask = batch.mask
     lengths, start = mask.sum(1), mask.long().argmax(1)
-    at = start[:, None] + torch.arange(max(int(lengths.max()), 1), device=mask.device)
-    there = torch.arange(at.shape[1], device=mask.device) < lengths[:, None]
-    at = at.clamp_max(batch.time - 1)
-    if bool((there & ~mask.gather(1, at)).any()):
-        row = int((there & ~mask.gather(1, at)).any(1).nonzero()[0])
+    index = torch.arange(max(int(lengths.max()), 1), device=mask.device)
+    there, at = index < lengths[:, None], (start[:, None] + index).clamp_max(batch.time - 1)
+    gaps = (there & ~mask.gather(1, at)).any(1).nonzero().flatten().tolist()
+    if gaps:
         raise UserError(
-            f"row {row} has positions that do not count between others that do: a sequence is completed as a whole, so "
-            "let each row have one reply"
+            f"row {gaps[0]} has positions that do not count between others that do: a sequence is completed as a "
+            "whole, so let each row have one reply"
         )
-    return start, batch.targets.gather(1, at).masked_fill(~there, 0), lengths
+    return batch.targets.gather(1, at).masked_fill(~there, 0), lengths
 
 
 TARGETS: dict[str, type[Any]] = {"optimal_completion": OptimalCompletion}
@@ -209,8 +209,10 @@ def retargeted(target: Target, batch: Batch, fed: Batch) -> tuple[Batch, Tensor 
         found: Any = target(batch, fed.history)
     mask = fed.mask
     if not isinstance(found, Tensor) or found.shape[:2] != mask.shape or found.dim() not in (2, 3):
-        raise UserError(f"a target returns (batch, time) ids or (batch, time, n) weights, {tuple(mask.shape)} here; "
-                        f"got {shape_of(found)}")
+        raise UserError(
+            f"a target returns (batch, time) ids or (batch, time, n) weights, {tuple(mask.shape)} here; "
+            f"got {shape_of(found)}"
+        )
     if not batch.is_discrete:
         if found.shape != batch.targets.shape or not found.is_floating_point():
             raise UserError(f"a target of values returns {tuple(batch.targets.shape)}; got {shape_of(found)}")
@@ -220,6 +222,8 @@ def retargeted(target: Target, batch: Batch, fed: Batch) -> tuple[Batch, Tensor 
         if found.dtype != torch.int64:
             raise UserError(f"a target of ids returns int64; got {shape_of(found)}")
         return fed.made(targets=found.masked_fill(found < 0, 0), mask=mask & (found >= 0)), None
-    if not found.is_floating_point() or bool((~(found >= 0) & mask[..., None]).any()):
-        raise UserError(f"weights of symbols are real numbers of 0 or more; got {shape_of(found)} with others")
+    if found.dtype != torch.bool and not found.is_floating_point():
+        raise UserError(f"weights of symbols are real numbers or bool; got {shape_of(found)}")
+    if found.is_floating_point() and bool((~((found >= 0) & found.isfinite()) & mask[..., None]).any()):
+        raise UserError("weights of symbols are finite numbers of 0 or more; those of the target are not")
     return fed.made(mask=mask & (found > 0).any(-1)), found
