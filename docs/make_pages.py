@@ -34,9 +34,10 @@ a method's BibTeX.
 
 SHARED = """\
 Every method also takes `horizon` (`None`, or a schedule, also one that draws), the number of replaceable entries of
-each row that are used (the rest of the row is cut off), and `loss_on` (`'all'`), the steps that carry loss: `'all'`,
-`'last'`, `'after_warmup'` or a weight for each lead time. Which entries are gold, where the gradient is cut, which
-steps carry loss and how long the horizon is are four independent choices: see [vectors](vectors.md).
+each row that are used (the rest of the row is cut off), `loss_on` (`'all'`), the steps that carry loss: `'all'`,
+`'last'`, `'after_warmup'` or a weight for each lead time, and `target` (`'gold'`), what each position should predict on
+the history that is fed. Which entries are gold, where the gradient is cut, which steps carry loss, what they should
+predict and how long the horizon is are five independent choices: see [vectors](vectors.md).
 """
 
 
@@ -205,7 +206,11 @@ def _formula(text: str) -> str:
 
 def _of_method(cls: type[Any]) -> str:
     """Parameters of all methods are listed once, below the table, unless a method requires one."""
-    shared = [each.name for each in fields(cls) if each.name in ("horizon", "loss_on") and each.default is not MISSING]
+    shared = [
+        each.name
+        for each in fields(cls)
+        if each.name in ("horizon", "loss_on", "target") and each.default is not MISSING
+    ]
     return _parameters(cls, leave_out=shared)
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         models as models,
         objectives as objectives,
         schedules as schedules,
+        targets as targets,
         transforms as transforms,
     )
     from freerun.batch import Batch as Batch
@@ -74,7 +75,7 @@ __version__ = "0.1.0"
 
 # module ("": the package) -> names, imported when they are first used, so that `freerun --help` needs no torch
 _NAMES = {
-    "": "distributions draws gates hf keys lightning methods metrics models objectives schedules transforms",
+    "": "distributions draws gates hf keys lightning methods metrics models objectives schedules targets transforms",
     "checks": "check_model",
     "draws": "DRAWS",
     "errors": "UserError",

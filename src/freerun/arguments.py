@@ -306,7 +306,7 @@ def _takes(cls: Any) -> tuple[tuple[str, ...], tuple[str, ...], frozenset[str]]:
     taken = [each for each in fields(cls) if each.init]
     required = {each.name for each in taken if each.default is MISSING and each.default_factory is MISSING}
     # what all of a family have comes last
-    own = sorted(taken, key=lambda each: (each.kw_only, each.name in ("floor", "unit", "horizon", "loss_on")))
+    own = sorted(taken, key=lambda each: (each.kw_only, each.name in ("floor", "unit", "horizon", "loss_on", "target")))
     return tuple(e.name for e in own if not e.kw_only), tuple(e.name for e in own), frozenset(required)
 
 

@@ -50,6 +50,13 @@ def _wide(each: Tensor) -> Tensor:
     return each.float() if each.dtype in _HALF else each
 
 
+def _summed(each: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    each = _wide(each)
+    if weights is None:
+        return each.sum(), torch.full((), each.numel(), dtype=each.dtype, device=each.device)
+    return (each * weights).sum(), weights.sum()
+
+
 @dataclass(frozen=True)
 class CrossEntropy(Arguments):
     """``-sum_t w_t log softmax(outputs_t)[target_t]`` in nats; count is the sum of weights (or of positions).
@@ -75,10 +82,27 @@ class CrossEntropy(Arguments):
         if weights is None and logits.dtype not in _HALF:
             total = F.cross_entropy(logits, targets, reduction="sum", label_smoothing=smoothing)
             return total, torch.full((), targets.numel(), dtype=total.dtype, device=total.device)
-        each = _wide(F.cross_entropy(logits, targets, reduction="none", label_smoothing=smoothing))
-        if weights is None:
-            return each.sum(), torch.full((), each.numel(), dtype=each.dtype, device=each.device)
-        return (each * weights).sum(), weights.sum()
+        return _summed(F.cross_entropy(logits, targets, reduction="none", label_smoothing=smoothing), weights)
+
+    def of_shares(self, outputs: Tensor, batch: Batch, shares: Tensor) -> tuple[Tensor, Tensor]:
+        """``sum_t w_t KL(q_t || softmax(outputs_t))`` for shares of several symbols in place of one target.
+
+        Args:
+            outputs: (batch, time, vocab) logits.
+            batch: its mask and weights are used.
+            shares: (batch, time, n) of the first n symbols, 0 or more, or bool; q_t is a position's over their sum.
+        """
+        logits, _, weights = _chosen(outputs, batch)
+        if shares.shape[-1] > logits.shape[-1]:
+            raise UserError(f"the target weighs {shares.shape[-1]} symbols, and the model has {logits.shape[-1]}")
+        log_p = (logits.float() if logits.dtype in _HALF else logits).log_softmax(-1)
+        q = shares[batch.mask].to(log_p.dtype)
+        q = F.pad(q / q.sum(-1, keepdim=True), (0, log_p.shape[-1] - q.shape[-1]))
+        if self.label_smoothing:
+            q = (1 - self.label_smoothing) * q + self.label_smoothing / q.shape[-1]
+        # by selection: what has no share may have probability 0
+        each = torch.where(q > 0, torch.xlogy(q, q) - q * log_p, 0.0).sum(-1)
+        return _summed(each, weights)
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
@@ -325,15 +349,25 @@ def check(objective: Any) -> list[str]:
     return [f"{rule}; got {objective!r}{hint}{f': did you mean {near!r}?' if near else ''}"]
 
 
-def scored(objective: str | Objective, outputs: Tensor | Counted, batch: Batch) -> tuple[Tensor, Tensor]:
-    """(total, count) of an objective, both scalar tensors.
+def scored(
+    objective: str | Objective, outputs: Tensor | Counted, batch: Batch, shares: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """(total, count) of an objective, both scalar tensors; with ``shares`` (batch, time, n), of symbols, by them.
 
     Raises:
-        UserError: the objective returns something else.
+        UserError: the objective returns something else, or takes no shares.
     """
     objective = resolve(objective, batch)
     if isinstance(outputs, Counted):
+        if shares is not None:
+            shares = shares.flatten(0, 1).index_select(0, outputs.index)[None]
         outputs, batch = outputs.alone(batch)
+    if shares is not None:
+        if type(objective) is not CrossEntropy:
+            raise UserError(
+                f"a target that weighs several symbols goes with objective='cross_entropy'; got {objective!r}"
+            )
+        return objective.of_shares(outputs, batch, shares)
     result: Any = objective(outputs, batch)
     if isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], Tensor) and result[0].dim() == 0:
         total, count = result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol
 
 import torch
@@ -16,8 +17,8 @@ from freerun.errors import UserError
 class Target(Protocol):
     """(batch, history) -> what each position should predict.
 
-    ``batch`` is as a method got it, its history gold; ``history`` (batch, time) or (batch, time, value) is what is fed.
-    For ids the result is (batch, time) ids, below 0 where a position shall carry no loss, or (batch, time, n) weights
+    ``batch`` has gold targets; ``history`` (batch, time) or (batch, time, value) is what is fed.
+    For ids the result is (batch, time) ids, below 0 where a position shall carry no loss, or (batch, time, n) shares
     of the first n ids, real numbers of at least 0 or bool, which are divided by their sum; a position without any
     carries no loss. For values it is (batch, time, value), NaN where a position shall carry none. Positions outside
     the batch's mask carry none in any case.
@@ -82,7 +83,7 @@ def optimal_completions(entries: Tensor, gold: Tensor, lengths: Tensor) -> Tenso
     return costs == costs.min(2, keepdim=True).values
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class OptimalCompletion(Arguments):
     """Uniform over the symbols that begin a completion of least total edit distance.
 
@@ -90,12 +91,12 @@ class OptimalCompletion(Arguments):
     targets, of which the last is the end symbol. Where the history is a prefix of y it is y_t alone.
 
     Args:
-        end: id of the end symbol, which the last counted target of each row must be; an end in the history ends the
-            row, and positions after it carry no loss. None: whatever stands last is the end, and no entry ends a row.
+        end: id of the end symbol, which the last counted target of each row must be; None: whichever that is. An end
+            in the history ends the row, and positions after it carry no loss.
 
     Raises:
         UserError: targets that are values; counted positions of a row with others between them; a row that does not
-            end with ``end``.
+            end with ``end``, or without it whose last target stands in it before.
 
     Reference: Sabour, Chan and Norouzi 2019, Optimal completion distillation for sequence learning, ICLR,
     arXiv:1810.01398.
@@ -103,7 +104,7 @@ class OptimalCompletion(Arguments):
     What it is not: a method: it says nothing about the history.
 
     >>> y = torch.tensor([[1, 2, 0]])
-    >>> OptimalCompletion(end=0)(Batch(y), torch.tensor([[1, 3, 2]])).long()
+    >>> optimal_completion(end=0)(Batch(y), torch.tensor([[1, 3, 2]])).long()
     tensor([[[0, 1, 0],
              [0, 0, 1],
              [1, 0, 1]]])
@@ -111,41 +112,46 @@ class OptimalCompletion(Arguments):
 
     end: int | None = at_least(0, None)
 
+    def __repr__(self) -> str:
+        return f"optimal_completion({'' if self.end is None else f'end={self.end}'})"
+
     def __call__(self, batch: Batch, history: Tensor) -> Tensor:
         """(batch, time, n) bool, n one more than the largest id of the targets."""
         gold, lengths = self.gold(batch)
         start = batch.mask.long().argmax(1)
         at = (start[:, None] + torch.arange(gold.shape[1], device=gold.device)).clamp_max(batch.time - 1)
-        found = completion_weights(history.gather(1, at), gold, lengths, self.end)
-        weights = found.new_zeros(batch.size, batch.time, found.shape[2])
-        weights[batch.mask] = found[torch.arange(gold.shape[1], device=gold.device) < lengths[:, None]]
-        return weights
+        ends = gold.gather(1, (lengths - 1).clamp_min(0)[:, None])
+        found = completion_shares(history.gather(1, at), gold, lengths, ends)
+        shares = found.new_zeros(batch.size, batch.time, found.shape[2])
+        shares[batch.mask] = found[torch.arange(gold.shape[1], device=gold.device) < lengths[:, None]]
+        return shares
 
     def gold(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """(batch, n) the counted targets of each row, and (batch,) their numbers; each row's last is the end symbol."""
         if not batch.is_discrete:
             raise UserError("optimal completions are of symbols, and these targets are values: use target='gold'")
         gold, lengths = counted_rows(batch)
-        if self.end is not None:
-            last = gold.gather(1, (lengths - 1).clamp_min(0)[:, None]).squeeze(1)
-            wrong = ((last != self.end) & (lengths > 0)).nonzero().flatten().tolist()
-            if wrong:
-                raise UserError(
-                    f"the last counted target of {len(wrong)} rows is not the end symbol {self.end}; row {wrong[0]} "
-                    f"ends with {int(last[wrong[0]])}: count the end in mask, or pass the id that ends rows as end"
-                )
+        last = gold.gather(1, (lengths - 1).clamp_min(0)[:, None])
+        before = torch.arange(gold.shape[1], device=gold.device) < lengths[:, None] - 1
+        wrong = (gold == last) & before if self.end is None else (last != self.end) & (lengths > 0)[:, None]
+        rows = wrong.any(1).nonzero().flatten().tolist()
+        if rows:
+            found = f"{int(last[rows[0]])}" + (", which stands in it before" if self.end is None else "")
+            raise UserError(
+                f"the last counted target of {len(rows)} rows is not the end symbol"
+                f"{'' if self.end is None else f' {self.end}'}; row {rows[0]} ends with {found}: count the end in "
+                "mask, or pass the id that ends rows as end"
+            )
         return gold, lengths
 
 
-def completion_weights(entries: Tensor, gold: Tensor, lengths: Tensor, end: int | None) -> Tensor:
-    """(rows, time, n) bool: what each of the entries (rows, time) should have been; none after an end."""
+def completion_shares(entries: Tensor, gold: Tensor, lengths: Tensor, ends: Tensor | int) -> Tensor:
+    """(rows, time, n) bool: what each of the entries (rows, time) should have been; none after an end, (rows, 1)."""
     begins = optimal_completions(entries[:, :-1], gold, lengths)
     width = max(int(gold.max()), 0) + 1
     found = begins.new_zeros(*begins.shape[:2], width, dtype=torch.int8)
     found = found.scatter_reduce(2, gold[:, None].expand_as(begins), begins.to(torch.int8), "amax").bool()
-    if end is not None:
-        ended = (entries == end).cummax(1).values
-        found[:, 1:] &= ~ended[:, :-1, None]
+    found[:, 1:] &= ~(entries == ends).cummax(1).values[:, :-1, None]
     return found
 
 
@@ -168,6 +174,8 @@ def counted_rows(batch: Batch) -> tuple[Tensor, Tensor]:
     return batch.targets.gather(1, at).masked_fill(~there, 0), lengths
 
 
+optimal_completion = OptimalCompletion
+
 TARGETS: dict[str, type[Any]] = {"optimal_completion": OptimalCompletion}
 
 
@@ -187,43 +195,44 @@ def check(target: Any) -> list[str]:
     return [f"{rule}; got {target!r}{hint}{f': did you mean {near!r}?' if near else ''}"]
 
 
-def resolve(target: str | Target) -> Target | None:
-    """Return a target by its name; None for gold."""
-    if not isinstance(target, str):
-        return target
-    return None if target == "gold" else TARGETS[target]()
+@lru_cache
+def _named(target: str) -> Target:
+    return TARGETS[target]()
 
 
-def retargeted(target: Target, batch: Batch, fed: Batch) -> tuple[Batch, Tensor | None]:
-    """The batch that is scored, and the weights of its symbols where the target gives such.
+def aimed(target: str | Target, fed: Batch) -> tuple[Batch, Tensor | None]:
+    """The batch that is scored, and the shares of its symbols where the target returns such.
 
     Args:
         target: what each position should predict.
-        batch: its history gold.
-        fed: the batch that is fed.
+        fed: the batch that is fed, its targets gold.
 
     Raises:
-        UserError: the target returns something else than ids, values or weights of this batch.
+        UserError: the target returns something else than ids, values or shares of this batch.
     """
+    if isinstance(target, str):
+        if target == "gold":
+            return fed, None
+        target = _named(target)
     with torch.no_grad():
-        found: Any = target(batch, fed.history)
+        found: Any = target(fed, fed.history)
     mask = fed.mask
     if not isinstance(found, Tensor) or found.shape[:2] != mask.shape or found.dim() not in (2, 3):
         raise UserError(
-            f"a target returns (batch, time) ids or (batch, time, n) weights, {tuple(mask.shape)} here; "
-            f"got {shape_of(found)}"
+            f"a target returns (batch, time) ids, (batch, time, n) shares of symbols or (batch, time, value) numbers, "
+            f"{tuple(mask.shape)} here; got {shape_of(found)}"
         )
-    if not batch.is_discrete:
-        if found.shape != batch.targets.shape or not found.is_floating_point():
-            raise UserError(f"a target of values returns {tuple(batch.targets.shape)}; got {shape_of(found)}")
+    if not fed.is_discrete:
+        if found.shape != fed.targets.shape or not found.is_floating_point():
+            raise UserError(f"a target of values returns {tuple(fed.targets.shape)}; got {shape_of(found)}")
         there = found.isfinite().all(-1)
         return fed.made(targets=found.to(fed.targets.dtype), mask=mask & there), None
     if found.dim() == 2:
         if found.dtype != torch.int64:
             raise UserError(f"a target of ids returns int64; got {shape_of(found)}")
-        return fed.made(targets=found.masked_fill(found < 0, 0), mask=mask & (found >= 0)), None
+        return fed.made(targets=found.clamp_min(0), mask=mask & (found >= 0)), None
     if found.dtype != torch.bool and not found.is_floating_point():
-        raise UserError(f"weights of symbols are real numbers or bool; got {shape_of(found)}")
+        raise UserError(f"shares of symbols are real numbers or bool; got {shape_of(found)}")
     if found.is_floating_point() and bool((~((found >= 0) & found.isfinite()) & mask[..., None]).any()):
-        raise UserError("weights of symbols are finite numbers of 0 or more; those of the target are not")
+        raise UserError("shares of symbols are finite numbers of 0 or more; those of the target are not")
     return fed.made(mask=mask & (found > 0).any(-1)), found

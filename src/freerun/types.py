@@ -106,7 +106,7 @@ class Counted:
             return None if part is None else part.flatten(0, 1).index_select(0, self.index)[None]
 
         targets, outputs = chosen(batch.targets), self.outputs[None]
-        mask = torch.ones(outputs.shape[:2], dtype=torch.bool, device=batch.mask.device)
+        mask = chosen(batch.mask)  # a target may have left out some
         parts = {name: chosen(getattr(batch, name)) for name in ("weights", "present")}
         nothing = dict.fromkeys(("context", "eligible", "rows", "replaced"))
         return outputs, batch.made(targets=targets, history=targets, mask=mask, **parts, **nothing)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Never, Protocol, cast, runtime_checkable
 import torch
 from torch import Tensor
 
-from freerun import draws, gates, objectives
+from freerun import draws, gates, objectives, targets
 from freerun.arguments import Arguments, unknown_argument
 from freerun.batch import Batch
 from freerun.errors import UserError
@@ -76,7 +76,7 @@ class Method(Protocol):
 class TransformMethod(Arguments):
     """transform + objective: change the history, then one ordinary forward. Subclasses define ``mix_history``.
 
-    ``repr`` is the method's signature: its name and every argument that is not the default. Two choices are the same
+    ``repr`` is the method's signature: its name and every argument that is not the default. Three choices are the same
     for all methods, and independent of who feeds and of where the gradient is cut:
 
     Args:
@@ -85,6 +85,8 @@ class TransformMethod(Arguments):
             ``freerun.transforms.within_horizon``.
         loss_on: which steps carry loss: ``"all"`` of the mask, ``"last"``, ``"after_warmup"``, or a weight
             for each lead time. See ``freerun.transforms.loss_on``.
+        target: what each position should predict on the history that is fed: ``"gold"``, ``"optimal_completion"`` or
+            a function ``(batch, history) -> ids, shares of symbols, or values``. See ``freerun.targets.Target``.
     """
 
     name: ClassVar[str]
@@ -99,6 +101,7 @@ class TransformMethod(Arguments):
 
     horizon: float | Schedule | None = field(default=None, kw_only=True)
     loss_on: str | tuple[float, ...] = field(default="all", kw_only=True)
+    target: str | targets.Target = field(default="gold", kw_only=True)
 
     def __repr__(self) -> str:
         listed = [f for f in fields(self) if f.repr and (getattr(self, f.name) != f.default or f.default is MISSING)]
@@ -111,7 +114,7 @@ class TransformMethod(Arguments):
 
         A method whose total is not its objective's on the fed batch lists that here.
         """
-        usual = {"horizon": None, "loss_on": "all", "gold_weight": 0.0}
+        usual = {"horizon": None, "loss_on": "all", "gold_weight": 0.0, "target": "gold"}
         names = [name for name, value in usual.items() if getattr(self, name, value) != value]
         if getattr(self, "objective", "auto") not in ("auto", "cross_entropy", objectives.CrossEntropy()):
             names.append("objective")
@@ -183,7 +186,8 @@ class TransformMethod(Arguments):
 
     def finish(self, outputs: Tensor | Counted, fed: Batch, report: dict[str, float | str]) -> Outcome:
         """The outcome of outputs for a fed batch."""
-        total, count = objectives.scored(getattr(self, "objective", "auto"), outputs, fed)
+        aimed, shares = targets.aimed(self.target, fed)
+        total, count = objectives.scored(getattr(self, "objective", "auto"), outputs, aimed, shares)
         return Outcome(total, count, cast(Tensor, outputs), fed, report)
 
     def __call__(self, model: Any, batch: Batch, step: int | None = None, key: int = 0, **unknown: Never) -> Tensor:
@@ -222,6 +226,11 @@ class TransformMethod(Arguments):
         if "engine" not in names and "gradient" in names:
             names.remove("gradient")  # a method without an engine has a meaning of its own for it
         found = [problem for name in names for problem in _CHECKS[name](getattr(self, name))]
+        if self.target != "gold" and type(getattr(self, "gradient", None)) is int:
+            found.append(
+                f"target={self.target!r} is of whole histories, and gradient={getattr(self, 'gradient', None)} scores "
+                "them part by part: use gradient='full', 'checkpointed' or 'none'"
+            )
         strange = [name for name, setting in self.scheduled() if not _is_number_or_schedule(setting)]
         found += [_no_number(name, getattr(self, name)) for name in strange]
         if not strange:
@@ -566,5 +575,6 @@ _CHECKS: dict[str, Callable[[Any], list[str]]] = {
     "objective": objectives.check,
     "draw": _draw_problems,
     "loss_on": loss_on_problems,
+    "target": targets.check,
 }
 """What is wrong with an argument that several methods have."""

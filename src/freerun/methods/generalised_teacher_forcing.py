@@ -119,7 +119,13 @@ class GeneralisedTeacherForcing(TransformMethod):
     def _blending(self, batch: Batch, alpha: float) -> ScheduledSampling:
         refuse_ids(self.name, batch)
         return ScheduledSampling(
-            alpha, self.draw, "blend", engine=self.engine, gradient=self.gradient, objective=self.objective
+            alpha,
+            self.draw,
+            "blend",
+            engine=self.engine,
+            gradient=self.gradient,
+            objective=self.objective,
+            target=self.target,
         )
 
     def _alpha(self, model: Any, batch: Batch, step: int, key: int) -> tuple[float, float]:

@@ -85,7 +85,9 @@ class MultiStep(TransformMethod):
 
     def _running(self, batch: Batch) -> FreeRunning:
         refuse_ids(self.name, batch)
-        return FreeRunning(self.draw, engine=self.engine, gradient=self.gradient, objective=self.objective)
+        return FreeRunning(
+            self.draw, engine=self.engine, gradient=self.gradient, objective=self.objective, target=self.target
+        )
 
 
 @dataclass(frozen=True, repr=False)
@@ -139,8 +141,15 @@ class Pushforward(TransformMethod):
 
     def problems(self) -> list[str]:
         """Return which arguments cannot be."""
-        problem = f"loss_on has no effect with pushforward, whose loss is the last step's; got {self.loss_on!r}"
-        return [*([] if self.loss_on == "all" else [problem]), *super().problems()]
+        usual = {"loss_on": "all", "target": "gold"}
+        return [
+            *(
+                f"{name} has no effect with pushforward, whose loss is the last step's; got {getattr(self, name)!r}"
+                for name, value in usual.items()
+                if getattr(self, name) != value
+            ),
+            *super().problems(),
+        ]
 
     def compute(self, model: Any, batch: Batch, step: int, key: int) -> Outcome:
         """One step: so many steps of free running, the last with gradient."""

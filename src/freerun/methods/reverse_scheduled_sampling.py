@@ -122,7 +122,13 @@ class ReverseScheduledSampling(TransformMethod):
         ratios = self.value("context_ratio", step, key), self.value("teacher_forcing_ratio", step, key)
         gate = _TwoRatios(known, *ratios)
         inner = ScheduledSampling(
-            min(ratios), self.draw, gate, engine=self.engine, gradient=self.gradient, objective=self.objective
+            min(ratios),
+            self.draw,
+            gate,
+            engine=self.engine,
+            gradient=self.gradient,
+            objective=self.objective,
+            target=self.target,
         )
         return batch.made(eligible=batch.replaceable | known), inner, ratios
 

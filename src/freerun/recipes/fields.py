@@ -19,6 +19,7 @@ from freerun.objectives import OBJECTIVES
 from freerun.recipes.source import KeyPath, RecipeSource, dotted
 from freerun.rollin import ENGINES
 from freerun.schedules import SCHEDULES, Join, Table
+from freerun.targets import TARGETS
 from freerun.training.changes import RENAMED_KEYS
 from freerun.training.files import read_lines
 from freerun.types import Step
@@ -254,7 +255,8 @@ def read_parameter(value: Any, path: KeyPath, run: Step | None, report: Report) 
     if "measured" in value:
         return _measured(value, path, report)
     families: dict[str, Mapping[str, type[Any]]] = {
-        "schedule": SCHEDULES, "draw": DRAWS, "gate": GATES, "engine": ENGINES, "objective": OBJECTIVES
+        "schedule": SCHEDULES, "draw": DRAWS, "gate": GATES, "engine": ENGINES, "objective": OBJECTIVES,
+        "target": TARGETS,
     }  # fmt: skip
     kinds = [kind for kind in families if kind in value]
     if len(kinds) != 1:

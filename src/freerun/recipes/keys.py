@@ -21,6 +21,7 @@ from freerun.recipes.read import SUPPLIED
 from freerun.recipes.recipe import MODEL_KINDS, Arm, CompareSettings
 from freerun.rollin import ENGINES
 from freerun.schedules import SCHEDULES
+from freerun.targets import TARGETS
 from freerun.tasks import DATA_KINDS, TASKS
 from freerun.training import TrainSettings
 
@@ -29,7 +30,7 @@ Row = tuple[str, str, str, str]
 
 FAMILIES: dict[str, Mapping[str, type[Any]]] = {
     "method": METHODS, "schedule": SCHEDULES, "gate": GATES, "draw": DRAWS, "engine": ENGINES,
-    "objective": OBJECTIVES,
+    "objective": OBJECTIVES, "target": TARGETS,
 }  # fmt: skip
 """What stands in a method: the word that begins its table -> name -> class."""
 
