@@ -20,9 +20,9 @@ ROWS = (
     ("from files to results", ("recipes", "comparison")),
     ("training", ("tasks", "training", "integrations")),
     ("plug-ins", ("models", "data")),
-    ("the literature", ("methods", "decoding", "generation", "checks", "diagnostics")),
+    ("the literature", ("decoding", "generation", "methods", "checks", "diagnostics")),
     ("kernel", ("rollin", "transforms")),
-    ("pure functions", ("schedules", "gates", "draws", "objectives", "regression", "metrics")),
+    ("pure functions", ("schedules", "gates", "draws", "objectives", "targets", "regression", "metrics")),
     ("foundations", ("errors", "terminal", "arguments", "signals", "batch", "types", "keys", "distributions")),
 )
 WIDTH, BAND, HEIGHT, LEFT = 960, 92, 34, 150
