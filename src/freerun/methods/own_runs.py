@@ -21,7 +21,7 @@ _APART = 2**43  # between the numbers of a row's samples
 
 
 def end_of(end: int | str | None, model: Any, batch: Batch, name: str) -> int:
-    """The end symbol: as given, or that of the model's own generation.
+    """The end symbol: the argument, or that of the model's own generation.
 
     Raises:
         UserError: there is none.
