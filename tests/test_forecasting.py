@@ -204,7 +204,9 @@ def test_ridge_is_the_closed_form(base, groups, monkeypatch):
     past, horizon = (torch.from_numpy(random.normal(size=(60, steps, 2))) for steps in (5, 3))
     monkeypatch.setattr(regression, "_RIDGES", (0.1,))
     choice = regression._Variant(groups, base)
-    (sums,), dev = regression._summed([choice], [(past, horizon)], 5), (past[:9], horizon[:9])
+    weight = torch.from_numpy(random.uniform(0.1, 2, 60))
+    pieces = zip(past.split(37), horizon.split(37), strict=True)
+    (sums,), dev = regression._summed([choice], pieces, [weight], 5, []), (past[:9], horizon[:9])
     errors, linear = choice.errors(sums, dev), choice.forecast(sums, 0.1, 5)
     for own in range(groups):
         chosen = slice(None) if groups == 1 else slice(own, own + 1)
@@ -212,7 +214,8 @@ def test_ridge_is_the_closed_form(base, groups, monkeypatch):
         off = torch.stack([past[:, step, chosen] for step in base], 1) if base else last
         x = torch.cat([(past[..., chosen] - last).flatten(1), torch.ones(60, 1, dtype=torch.float64)], 1)
         expected = torch.linalg.solve(
-            x.T @ x + 0.1 * 60 * torch.eye(x.shape[1]), x.T @ (horizon[..., chosen] - off).flatten(1)
+            x.T @ (weight[:, None] * x) + 0.1 * weight.sum() * torch.eye(x.shape[1], dtype=torch.float64),
+            x.T @ (weight[:, None, None] * (horizon[..., chosen] - off)).flatten(1),
         )
         found = linear(past, 3)[..., chosen]
         assert torch.allclose(found, (x @ expected).view(60, 3, -1) + off, atol=1e-10)
@@ -220,19 +223,49 @@ def test_ridge_is_the_closed_form(base, groups, monkeypatch):
     assert naive_forecasts(past, 3, None, {"linear": linear})["linear"].shape == (60, 3, 2)
 
 
+def chosen_of(pair, size=10_000):
+    """Windows by their numbers, some at a time."""
+    return lambda numbers: zip(*(half[list(numbers)].split(size) for half in pair), strict=True)
+
+
+def test_a_few_windows_with_a_jump_do_not_decide_the_regression_and_neither_does_a_short_dev():
+    """A season with jumps: typical windows are forecast better than by least squares, whatever a short dev holds."""
+    random = np.random.default_rng(3)
+    season = torch.from_numpy(np.sin(2 * np.pi * np.arange(900) / 12) + 0.1 * random.normal(size=900))[:, None]
+    windows = season.unfold(0, 36, 1).transpose(1, 2).clone()
+    jumped = torch.from_numpy(random.random(len(windows)) < 0.15)
+    windows[jumped, 24:] += 8 * torch.from_numpy(random.normal(size=(int(jumped.sum()), 1, 1)))
+    train, later = (windows[:600, :24], windows[:600, 24:]), windows[700:][~jumped[700:]]
+    dev = windows[640:655, :24], windows[640:655, 24:] + 9  # all of them after a jump
+
+    def error(forecast):
+        return (forecast(later[:, :24], 12) - later[:, 24:]).square().mean().sqrt()
+
+    robust = fit_linear(chosen_of(train), 600, dev, 25, period=12)
+    choice = regression._Variant(1, (-1,) * 12)
+    (sums,) = regression._summed([choice], [train], [torch.ones(600, dtype=torch.float64)], 24, [])
+    assert error(robust) < 0.13 < error(choice.forecast(sums, robust.ridge, 24))
+    # the weights are one over the error of the fit with the weights before
+    before = torch.from_numpy(random.uniform(0.5, 1, 600))
+    (sums,) = regression._summed([choice], [train], [before], 24, [])
+    errors = (choice.forecast(sums, 0.1, 24)(train[0], 12) - train[1]).square().sum((1, 2)).sqrt()
+    (weights,) = regression._weighed([choice], chosen_of(train, 90), [before], 24)
+    assert torch.allclose(weights, 1 / errors.clamp_min(0.1 * errors.mean()), rtol=1e-10)
+
+
 def test_a_regression_is_chosen_on_dev_and_is_the_same_in_pieces():
     """A walk far from where it was trained is repeated, values that read each other are fitted together."""
     walks = torch.from_numpy(np.random.default_rng(1).normal(size=(900, 1)).cumsum(0))
     windows = walks.unfold(0, 12, 1).transpose(1, 2)
     train, far = (windows[:600, :8], windows[:600, 8:]), (windows[700:, :8] + 500, windows[700:, 8:] + 500)
-    linear = fit_linear([train], far)
+    linear = fit_linear(chosen_of(train), 600, far)
     copy = (far[0][:, -1:] - far[1]).square().mean()
     assert (linear(far[0], 4) - far[1]).square().mean() < 1.02 * copy
-    pieces = fit_linear(zip(*(half.split(70) for half in train), strict=True), far)
+    pieces = fit_linear(chosen_of(train, 70), 600, far)
     assert torch.allclose(pieces.weights, linear.weights, atol=1e-9)
     driver = torch.from_numpy(np.random.default_rng(2).normal(size=(900, 1)))
     led = torch.cat([driver, driver.roll(3, 0)], 1).unfold(0, 8, 1).transpose(1, 2)[5:]
-    together = fit_linear([(led[:600, :6], led[:600, 6:])], (led[600:, :6], led[600:, 6:]))
+    together = fit_linear(chosen_of((led[:600, :6], led[:600, 6:])), 600, (led[600:, :6], led[600:, 6:]))
     assert len(together.weights) == 1
     assert (together(led[:, :6], 2) - led[:, 6:])[..., 1].abs().max() < 0.2
 

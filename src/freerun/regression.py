@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from freerun.arguments import brief
+from freerun.types import evenly
 
 FEATURES = 1024
 """Numbers of the past that a regression reads at most."""
 _RIDGES = (1e3, 10.0, 1.0, 1e-1, 1e-2, 1e-4, 1e-6, 1e-8)
 """From copying to least squares: the simplest is tried first."""
+_ORIGINS = (0.0, 0.5, 0.75, 1.0)
+"""Shares of the training windows: each part after the first is forecast from those before it, and dev from all."""
+_REWEIGHTED = 2
+_WEIGHING = 1e-1
+"""How often windows are weighed anew, and the ridge of the fit whose errors they are weighed by."""
+_HELD = 2**22
+"""Values of the windows that are forecast from one origin."""
+
+Pair = tuple[Tensor, Tensor]
+Windows = Callable[[Sequence[int]], Iterable[Pair]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,10 +59,11 @@ def _grouped(values: Tensor, groups: int, *, ones: bool) -> Tensor:
 
 
 class _Sums(NamedTuple):
-    """Means over windows: of x x' (groups, inputs, inputs) and of x y' (groups, inputs, outputs)."""
+    """Weighted sums over windows: of x x' (groups, inputs, inputs), of x y' (groups, inputs, outputs), of weights."""
 
     inputs: Tensor
     products: Tensor
+    weights: Tensor
 
 
 @dataclass(frozen=True)
@@ -69,12 +81,12 @@ class _Variant:
 
     def solutions(self, sums: _Sums, group: int) -> Iterator[Tensor]:
         """(inputs, outputs) weights of a group, for each ridge."""
-        spectrum, basis = torch.linalg.eigh(sums.inputs[group])
-        projected = basis.T @ sums.products[group]
+        spectrum, basis = torch.linalg.eigh(sums.inputs[group] / sums.weights)
+        projected = basis.T @ (sums.products[group] / sums.weights)
         for ridge in _RIDGES:
             yield basis @ (projected / (spectrum.clamp_min(0.0) + ridge)[:, None])
 
-    def errors(self, sums: _Sums, dev: tuple[Tensor, Tensor]) -> Tensor:
+    def errors(self, sums: _Sums, dev: Pair) -> Tensor:
         """(ridges, windows) root of the squared errors of a window of dev, summed over horizon and values."""
         x, y = self.pair(*dev)
         own = ([(x[n] @ w - y[n]).square().sum(1) for w in self.solutions(sums, n)] for n in range(self.groups))
@@ -101,21 +113,28 @@ def _read_raw(weights: Tensor, steps: int, base: tuple[int, ...]) -> None:
 
 
 def fit_linear(
-    train: Iterable[tuple[Tensor, Tensor]], dev: tuple[Tensor, Tensor], independent: int = 8, period: int | None = None
+    train: Windows, count: int, dev: Pair, independent: int = 8, period: int | None = None
 ) -> LinearForecast:
-    """Ridge regression from past to all of the horizon, ``W = (X'X / n + r I)^-1 X'Y / n``, chosen on dev.
+    """Ridge regression from past to all of the horizon, ``W = (X'X / n + r I)^-1 X'Y / n``, from several origins.
 
     The choices are r; whether the last known value is taken off the window, so that a large r repeats it, or the last
     period off the horizon too, so that it repeats that, or nothing, so that it is the mean; and whether a value is
-    predicted from its own past or from that of all, where these are 1,024 numbers at most. By the mean over windows of
-    dev of the root of their squared error, the simplest choice within one standard error of the best is kept: the own
-    past before that of all, then the largest r. The level of the training part is used only if that is better by three
-    standard errors, as levels move: a few windows of dev that overlap are weak evidence.
+    predicted from its own past or from that of all, where these are 1,024 numbers at most. They are compared where
+    they were not fitted: on the third quarter of the training windows fitted to the half before, on the fourth fitted
+    to the three before, and on dev fitted to all. By the mean over these windows of the root of their squared error,
+    the simplest choice within one standard error of the best is kept: the own past before that of all, then the
+    largest r. The level of the training part is used only if that is better by three standard errors: levels move.
+
+    The fit makes the mean of these roots small, and not that of their squares, which a few windows with a jump would
+    decide: each window is weighed by one over the root of its squared error, twice anew (iteratively reweighted least
+    squares, Schlossmacher 1973).
 
     Args:
-        train: (windows, past, V) and (windows, horizon, V) at a time, float64; only sums of them are kept.
-        dev: the same, all at once, in the order of time.
-        independent: how many windows of dev do not overlap.
+        train: numbers from 0 to ``count`` -> (windows, past, V) and (windows, horizon, V) at a time, float64, of those
+            windows in that order; read several times, and only sums are kept.
+        count: the training windows, in the order of time.
+        dev: the same, all at once, later.
+        independent: how many of the windows that are compared on do not overlap.
         period: steps of a period; None: nothing is known of one.
     """
     past, values = dev[0].shape[1:]
@@ -126,9 +145,20 @@ def fit_linear(
     if period is not None and period <= steps:
         bases.insert(1, tuple(lead % period - period for lead in horizon))
     variants = [_Variant(number, base) for base in bases for number in groups]
-    dev = dev[0][:, -steps:], dev[1]
-    sums = _summed(variants, train, steps)
-    errors = torch.cat([each.errors(own, dev) for each, own in zip(variants, sums, strict=True)])
+    weights = [torch.ones(count, dtype=torch.float64) for _ in variants]
+    for _ in range(_REWEIGHTED):
+        weights = _weighed(variants, train, weights, steps)
+    found: list[Tensor] = []
+    sums: list[_Sums] = []
+    marks = [round(count * share) for share in _ORIGINS]
+    held = max(1, _HELD // (dev[0][0].numel() + dev[1][0].numel()))
+    for (begin, origin), end in zip(pairwise(marks), [*marks[2:], None], strict=True):
+        sums = _summed(variants, train(range(begin, origin)), [each[begin:origin] for each in weights], steps, sums)
+        ahead = [dev] if end is None else train([origin + number for number in evenly(end - origin, held)])
+        for windows_past, windows_horizon in ahead if origin else []:
+            pair = windows_past[:, -steps:], windows_horizon
+            found.append(torch.cat([each.errors(own, pair) for each, own in zip(variants, sums, strict=True)]))
+    errors = torch.cat(found, 1)
     moving = len(errors) - len(groups) * len(_RIDGES)
     number, level = _simplest(errors[:moving], independent), moving + _simplest(errors[moving:], independent)
     gain, error = _difference(errors[number] - errors[level], independent)
@@ -138,9 +168,22 @@ def fit_linear(
     return variants[chosen].forecast(sums[chosen], _RIDGES[ridge], steps)
 
 
+def _weighed(variants: list[_Variant], train: Windows, weights: list[Tensor], steps: int) -> list[Tensor]:
+    """(windows,) for each variant: one over the root of the squared error of a window, a tenth of the mean at least."""
+    count, found = len(weights[0]), [[] for _ in variants]
+    sums = _summed(variants, train(range(count)), weights, steps, [])
+    fits = [each.forecast(own, _WEIGHING, steps) for each, own in zip(variants, sums, strict=True)]
+    del sums
+    for past, horizon in train(range(count)):
+        for own, fit in zip(found, fits, strict=True):
+            own.append((fit(past, horizon.shape[1]) - horizon).square().sum((1, 2)).sqrt())
+    errors = [torch.cat(own) for own in found]
+    return [1 / own.clamp_min(max(0.1 * float(own.mean()), 1e-12)) for own in errors]
+
+
 def _difference(errors: Tensor, independent: int) -> tuple[Tensor, Tensor]:
     """The mean of (..., windows), and its standard error by consecutive blocks: windows near each other are no two."""
-    blocks = errors.tensor_split(min(max(2, independent), 8, errors.shape[-1]), -1)
+    blocks = errors.tensor_split(min(max(2, independent), 16, errors.shape[-1]), -1)
     means = torch.stack([block.mean(-1) for block in blocks])
     spread = means.std(0) / len(means) ** 0.5 if len(means) > 1 else torch.zeros_like(means[0])
     return means.mean(0), spread
@@ -156,16 +199,21 @@ def _simplest(errors: Tensor, independent: int) -> int:
     return int((worse <= error).nonzero()[0])
 
 
-def _summed(variants: list[_Variant], windows: Iterable[tuple[Tensor, Tensor]], steps: int) -> list[_Sums]:
-    sums: list[_Sums] = []
-    count = 0
+def _summed(
+    variants: list[_Variant], windows: Iterable[Pair], weights: list[Tensor], steps: int, sums: list[_Sums]
+) -> list[_Sums]:
+    """The sums and those of further windows, (windows,) weights for each variant."""
+    at = 0
     for past, horizon in windows:
-        count += len(past)
         for number, variant in enumerate(variants):
             x, y = variant.pair(past[:, -steps:], horizon)
+            weight = weights[number][at : at + len(past)]
+            weighted = (x * weight[:, None]).mT
             if len(sums) <= number:
-                sums.append(_Sums(x.mT @ x, x.mT @ y))
-            else:
-                sums[number].inputs.baddbmm_(x.mT, x)
-                sums[number].products.baddbmm_(x.mT, y)
-    return [_Sums(each.inputs.div_(count), each.products.div_(count)) for each in sums]
+                empty = x.new_zeros(len(x), x.shape[2], x.shape[2]), x.new_zeros(len(x), x.shape[2], y.shape[2])
+                sums.append(_Sums(*empty, x.new_zeros(())))
+            sums[number].inputs.baddbmm_(weighted, x)
+            sums[number].products.baddbmm_(weighted, y)
+            sums[number].weights.add_(weight.sum())
+        at += len(past)
+    return sums

@@ -355,10 +355,13 @@ def linear_of(data: SeriesData) -> LinearForecast:
         return data.window_batch("dev", numbers)
 
     dev = [*halves(evenly(count, min(1024, 4 * fitting(window([0]), 2**20))), window)]
-    train = halves(evenly(len(data.lengths), min(4096, 64 * fitting(data.batch([0])))), data.batch)
-    rows = sum(part.end - part.begin for part in data.segments["dev"])
+    chosen = evenly(len(data.lengths), min(4096, 64 * fitting(data.batch([0]))))
+    rows = {split: sum(part.end - part.begin for part in data.segments[split]) for split in ("train", "dev")}
     held = torch.cat([past for past, _ in dev]), torch.cat([horizon for _, horizon in dev])
-    return fit_linear(train, held, rows // codec.horizon, codec.period)
+    return fit_linear(
+        lambda numbers: halves([chosen[n] for n in numbers], data.batch),
+        len(chosen), held, (rows["train"] // 2 + rows["dev"]) // codec.horizon, codec.period,
+    )  # fmt: skip
 
 
 def evaluate_windows(model: Module, windows: Windows, settings: ForecastSettings | None = None) -> Evaluation:
