@@ -65,8 +65,15 @@ def test_time_that_stands_still_is_no_step(csv):
 def test_several_series_that_nobody_named_are_refused(csv, between):
     pairs = [f"{row},{name}" for row in rows(40) for name in "AB"]
     file = csv(pairs if between else [*pairs[::2], *pairs[1::2]], "date,a,b,who")
-    refused("40 time stamps came before in the file; where it holds several series", load_series, file, HOURLY)
+    message = "40 time stamps came before in the file; where it holds several series, set series = 'who', which holds 2"
+    refused(message, load_series, file, HOURLY)
     assert len(load_series(file, replace(HOURLY, series="who")).segments["train"]) == 2
+
+
+def test_numbers_may_name_series_and_no_column_alone(csv):
+    pairs = [f"{row},{shop},{item}" for row in rows(40) for shop in (3, 5) for item in "AB"]
+    refused("no column alone does: join several to one", load_series, csv(pairs, "date,a,b,shop,item"), HOURLY)
+    refused("set series = 'shop', which holds 2 names", load_series, csv(pairs[::2], "date,a,b,shop,item"), HOURLY)
 
 
 def test_no_window_of_a_scored_file_lies_in_two_series(csv):

@@ -107,7 +107,7 @@ def test_weights_that_are_none_are_refused(settings, problem):
 
 
 def test_as_many_weights_as_channels():
-    with pytest.raises(fr.UserError, match="channel_weights are 2, and the targets have 3 values"):
+    with pytest.raises(fr.UserError, match="channel_weights must be 3, one for each value of the targets; got 2"):
         fr.objectives.huber(channel_weights=(1.0, 2.0))(outputs(), batch())
 
 

@@ -158,7 +158,9 @@ class OfValues(Arguments):
                 f"and the targets have {width} values{f': use {use}' if use else ''}"
             )
         if self.channel_weights is not None and len(self.channel_weights) != width:
-            raise UserError(f"channel_weights are {len(self.channel_weights)}, and the targets have {width} values")
+            raise UserError(
+                f"channel_weights must be {width}, one for each value of the targets; got {len(self.channel_weights)}"
+            )
         values, targets, weights = _chosen(outputs, batch)
         there = None if batch.present is None else ~targets.isnan()
         each = _wide(self.each(values, targets if there is None else targets.masked_fill(~there, 0.0)))

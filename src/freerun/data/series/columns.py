@@ -131,6 +131,22 @@ def _other_times(table: DataTable, name: str, cells: Sequence[Any]) -> list[str]
     ]
 
 
+def telling_apart(table: DataTable, options: SeriesOptions) -> str:
+    """What to set where times come again: the columns whose names, with the time, hardly two rows share."""
+    times = table.values(str(options.time))
+    found = {
+        name: len(names)
+        for name in table.columns
+        if name not in (*options.observed, *options.covariates, options.time)
+        and 2 <= len(names := set(cells := table.values(name))) <= len(cells) // _FEW
+        and len(set(zip(cells, times, strict=True))) >= 0.99 * len(cells)
+    }
+    if not found:
+        return "name the column that tells them apart with series = ...; no column alone does: join several to one"
+    first, *others = found
+    return f"set series = {first!r}, which holds {found[first]} names" + (f" (or {listed(others)})" if others else "")
+
+
 def _grouped(cells: Sequence[Any]) -> int:
     """How many series a column of names seems to tell apart: they stand in blocks, or come in turn; 0: it does not."""
     names = list(dict.fromkeys(cells))

@@ -13,7 +13,7 @@ import torch
 
 from freerun.data.files import Array, counted, first_problems, lines_of_column
 from freerun.data.series.building import Piece, build_series
-from freerun.data.series.columns import chosen_columns
+from freerun.data.series.columns import chosen_columns, telling_apart
 from freerun.data.series.frames import frame_table
 from freerun.data.series.options import Layout, SeriesOptions, check_layout, with_targets
 from freerun.data.series.time_stamps import Step, completed, in_order, instant, step_between, uneven
@@ -161,7 +161,7 @@ def _from_tables(tables: Sequence[DataTable], name: str, options: SeriesOptions,
         pieces += own
         problems += first_problems(table.origin, wrong)
         notes += sorted_
-    step, wrong = _spacing(pieces, full)
+    step, wrong = _spacing(pieces, full, tables)
     problems += wrong
     if step is not None and full.missing != "error" and not problems:
         pieces, more = complete(pieces, step)
@@ -234,7 +234,9 @@ def table_pieces(
     return pieces, problems, notes
 
 
-def _spacing(pieces: Sequence[Piece], options: SeriesOptions) -> tuple[Step | None, list[str]]:
+def _spacing(
+    pieces: Sequence[Piece], options: SeriesOptions, tables: Sequence[DataTable]
+) -> tuple[Step | None, list[str]]:
     """The step of all series, and times that are duplicated, not evenly spaced, or of another step."""
     if options.irregular != "error":  # rows that are taken as they come are no step apart
         return None, []
@@ -249,13 +251,13 @@ def _spacing(pieces: Sequence[Piece], options: SeriesOptions) -> tuple[Step | No
     advice = ', or set irregular = "ignore"'
     if not gaps:
         advice = ', or set missing = "mask", which puts absent rows in, or irregular = "ignore"'
-    for piece in pieces:
+    for number, piece in enumerate(pieces):
         stamps = piece.stamps or ()
         again = len(stamps) - len({instant(stamp) for stamp in stamps})
         if options.series is None and again > len(stamps) // 10:
             problems.append(
                 f"{piece.name}: {counted(again, 'time stamp')} came before in the file; where it holds several series, "
-                "name the column that tells them apart with series = ..."
+                f"{telling_apart(tables[number], options)}"
             )
             continue
         own = usual if gaps or len(steps) < 2 else step_between(stamps)
