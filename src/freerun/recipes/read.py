@@ -86,7 +86,9 @@ def read_recipe(source: RecipeSource) -> Recipe:
     assert model is not None
     assert method is not None
     assert train is not None
-    select = _get(table, "train", "select") or getattr(data, "select", None) or task.select
+    # where a law is scored, its weights are chosen by it: those with the best mean may have the scale of the start
+    usual_select = "crps" if getattr(evaluate, "num_samples", 0) else task.select
+    select = _get(table, "train", "select") or getattr(data, "select", None) or usual_select
     usual = {key: value for key, value in task.train_defaults.items() if _get(table, "train", key) is None}
     train = replace(train, seed=seed, select=select, **usual)
     return Recipe(name, seed, data, model, method, train, evaluate, compare)
