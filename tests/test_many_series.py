@@ -16,7 +16,7 @@ from freerun.data import SeriesOptions, load_series
 from freerun.data.files import DataFile
 from freerun.data.series.inference import read_past, read_windows
 from freerun.recipes import load_recipe
-from freerun.recipes.load import evaluate_run, generate_lines, load_run
+from freerun.recipes.load import diagnose_run, evaluate_run, generate_lines, load_run
 from freerun.recipes.train import build, run_recipe
 from freerun.tasks.series import SeriesTask
 from tiny_recipes import toml, write
@@ -168,6 +168,23 @@ def test_a_table_in_no_order_is_sorted_and_the_answer_notes_it(lawful, capsys):
     assert evaluate_run(run, mixed)["notes"][0].startswith("sorted by day, rows stood newest first")
     assert main(["evaluate", str(run.folder), "--data", str(mixed)]) == 0
     assert "note: sorted by day" in capsys.readouterr().err
+
+
+def test_windows_of_a_diagnosis_are_in_the_units_of_the_table(lawful):
+    """Gold is a stretch of one of the series, as the table has it, and bands lie around it."""
+    windows = diagnose_run(lawful[0])["diagnosis"]["sample_windows"]
+    found = set[str]()
+    for window in windows:
+        gold = [row[0] for row in window["gold"]]
+        found |= {
+            name for name in SIZES for n in range(142) if np.allclose(values_of(name)[n : n + 8], gold, rtol=1e-4)
+        }
+        low, high = (np.array(rows)[:, 0] for level, rows in window["bands"] if level in (0.05, 0.95))
+        assert (low < high).all()
+        assert low.min() > 0.2 * min(gold)
+        assert high.max() < 5 * max(gold)
+    assert found == set(SIZES)
+    assert len(windows) == 6
 
 
 def test_what_is_wrong_with_series_is_named_of_all_at_once(lawful):

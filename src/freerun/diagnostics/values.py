@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -38,7 +39,8 @@ class DiagnosisOptions(Arguments):
         period: steps after which the data about repeat themselves; None: unknown.
         threshold: of the valid time, in standard deviations.
         names: of the channels; default: their numbers.
-        scale: (mean, std), each (V,): sample windows are in ``mean + std * value``; None: as they are.
+        scale: (mean, std), each (V,) or, of each window its own, (windows, V): sample windows are in
+            ``mean + std * value``; None: as they are.
         moments: (mean, std), each (V,), of values that are not normalised: what errors are in standard deviations of;
             None: the values are normalised.
         naive: further naive baselines: name -> from (past, horizon) to (windows, horizon, V).
@@ -172,13 +174,18 @@ def _sample_windows(
     numbers = evenly(outputs.gold.shape[0], about.sample_windows)
     bands = _bands(model, batches, numbers, about)
 
-    def in_units(values: Tensor) -> Tensor:
-        return values if about.scale is None else values * about.scale[1].double() + about.scale[0].double()
+    def in_units(values: Tensor, number: int) -> Tensor:
+        if about.scale is None:
+            return values
+        mean, std = (each.double() if each.dim() == 1 else each[number].double() for each in about.scale)
+        return values * std + mean
 
     for index, number in enumerate(numbers):
         past = outputs.gold[number, :0] if outputs.past is None else outputs.past[number]
         parts = (past, outputs.gold[number], outputs.teacher_forced[number], outputs.free_running[number])
-        yield sample_window(number, parts, in_units, {level: band[index] for level, band in bands.items()})
+        yield sample_window(
+            number, parts, partial(in_units, number=number), {level: band[index] for level, band in bands.items()}
+        )
 
 
 def sample_window(

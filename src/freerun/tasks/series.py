@@ -305,23 +305,23 @@ class SeriesTask(DataTask):
     ) -> DiagnosisInput:
         """Test windows, the naive baselines and the complete test part for a long free run."""
         linear = SeriesTask(data).linear
-        options = DiagnosisOptions(
-            exponent=data.exponent,
-            period=data.codec.period,
-            threshold=settings.threshold,
-            names=data.codec.names,
-            scale=None if data.codec.own else data.scales,
-            naive={"linear": lambda past, horizon: linear(past.double(), horizon)},
-            long_series=data.free("test")[:_LONGEST],
-            draw=draw_for(model, settings.draw),
-        )
         complete, name = data.complete_windows("test"), f"{data.name}, test part"
         if not complete:
             raise UserError(f"{name}: a value is missing in every window, and a diagnosis is of complete ones")
         if len(complete) < data.windows("test"):
             name += f", {len(complete):,} of {data.windows('test'):,} windows, in which no value is missing"
-        chosen = parts([complete[n] for n in evenly(len(complete), items)])
-        return name, [data.window_batch("test", part) for part in chosen], options
+        chosen = [complete[n] for n in evenly(len(complete), items)]
+        options = DiagnosisOptions(
+            exponent=data.exponent,
+            period=data.codec.period,
+            threshold=settings.threshold,
+            names=data.codec.names,
+            scale=data.scales_of("test", chosen),
+            naive={"linear": lambda past, horizon: linear(past.double(), horizon)},
+            long_series=data.free("test")[:_LONGEST],
+            draw=draw_for(model, settings.draw),
+        )
+        return name, [data.window_batch("test", part) for part in parts(chosen)], options
 
 
 def _columns(

@@ -230,7 +230,11 @@ def table_pieces(
             moved.setdefault(how, []).append(name)
         ordered = rows[order]
         pieces.append(Piece(name, values[ordered], [own[row] for row in order], table.locator(ordered), key))
-    notes = [f"sorted by {options.time}, rows stood {how}: {listed(names)}" for how, names in moved.items()]
+    notes = [
+        f"sorted by {options.time}, rows stood {how}: {listed(names[:3])}"
+        + (f" and {len(names) - 3:,} more series" if len(names) > 3 else "")
+        for how, names in moved.items()
+    ]
     return pieces, problems, notes
 
 

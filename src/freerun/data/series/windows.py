@@ -402,11 +402,20 @@ class SeriesData:
         starts = part_of(self.starts, split)[torch.as_tensor(indices, dtype=torch.int64)]
         return torch.searchsorted(torch.tensor(self._firsts), starts, right=True) - 1
 
+    def scales_of(self, split: str, indices: Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
+        """(windows, values) float64 mean and deviation that the targets of each window are scaled by."""
+        if not self.codec.own:
+            mean, std = self.scales
+            return mean.expand(len(indices), -1), std.expand(len(indices), -1)
+        codecs = [self.codec.of(name, _NOTHING) for name in self.series]
+        number = self.series_of(split, indices)
+        mean, std = (torch.stack([codec.scales[n][: codec.values] for codec in codecs])[number] for n in (0, 1))
+        return mean, std
+
     def in_units(self, split: str, index: int) -> Callable[[Tensor], Tensor]:
         """From normalised values of a window to those of the data."""
-        if not self.codec.own:
-            return self.codec.denormalise
-        return self.codec.of(self.series[int(self.series_of(split, [index]))], _NOTHING).denormalise
+        mean, std = self.scales_of(split, [index])
+        return lambda values: (values.double() * std[0].to(values.device) + mean[0].to(values.device)).to(values.dtype)
 
     @cached_property
     def lengths(self) -> list[int]:
