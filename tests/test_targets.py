@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import freerun as fr
-from builders import assert_same_gradients, gradients, language_model, ragged, refused, seq2seq, transformer
+from builders import assert_same_gradients, gradients, language_model, prompted, ragged, refused, seq2seq, transformer
 from freerun.objectives import CrossEntropy
 from freerun.targets import completion_costs, optimal_completions
 
@@ -145,13 +145,13 @@ def test_a_function_names_ids(name: str):
 
 
 def test_counted_positions_are_those_of_the_target(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("freerun.rollin.counted._WORTH", 1)
+    monkeypatch.setattr("freerun.rollin.training._WORTH", 1)
     model, batch = language_model(), ragged(size=5, time=6).replace(context=None)
     for target in (expert, fr.targets.optimal_completion(END)):
         method = fr.scheduled_sampling(0.3, target=target)
         some = method.run(model, batch, step=0, key=2)
         with monkeypatch.context() as patch:
-            patch.setattr("freerun.rollin.counted._WORTH", 10**9)
+            patch.setattr("freerun.rollin.training._WORTH", 10**9)
             whole = method.run(model, batch, step=0, key=2)
         assert type(some.computed) is not type(whole.computed)
         assert abs((some.total - whole.total).item()) < 1e-10
@@ -240,3 +240,69 @@ def test_what_does_not_go_together_is_refused():
     refused(
         "positions that do not count between", fr.targets.optimal_completion(), fr.Batch(repeated, mask=gap), repeated
     )
+
+
+@pytest.mark.parametrize("draw", ["sample", "greedy"])
+@pytest.mark.parametrize("build", [seq2seq, transformer])
+def test_optimal_completion_distillation_is_the_sum_by_hand(build, draw: str):
+    model, batch = build(), ragged(size=12, time=6)
+    method = fr.optimal_completion(end=END, draw=draw, margin=3)
+    outcome = method.run(model, batch, step=4, key=2)
+    longest = int(batch.mask.sum(1).max()) + 3
+    key = fr.keys.fold(2, "own runs", 4)
+    blank = fr.Batch(torch.zeros(12, 1, dtype=torch.int64), context=batch.context, rows=batch.rows)
+    runs = fr.generate(model, blank, length=longest, end=END, draw=draw, key=key)
+    total, count = torch.zeros((), dtype=torch.float64), 0
+    cut = 0
+    for b in range(batch.size):
+        gold = tuple(batch.targets[b][batch.mask[b]].tolist())
+        run = runs.entries[b, : int(runs.lengths[b])].tolist() + [END] * bool(runs.lengths[b] < longest)
+        cut += len(run) > len(gold) + 3
+        run = torch.tensor([run[: len(gold) + 3]])
+        one = batch.select(torch.tensor([b]))
+        log_p = model(fr.Batch(run, context=one.context)).log_softmax(-1)[0]
+        for t in range(run.shape[1]):
+            best = best_symbols(tuple(run[0, :t].tolist()), gold[:-1])
+            total = total - log_p[t, sorted(best)].sum() / len(best) - torch.tensor(len(best)).double().log()
+            count += 1
+    assert cut > 0 or draw == "sample" or build is transformer  # some run is longer than its row may have
+    assert int(outcome.count) == count
+    assert abs((outcome.total - total).item()) < 1e-9
+    assert_same_gradients(gradients(model, outcome.total), gradients(model, total))
+
+
+def test_own_runs_go_on_from_prompts_on_either_side():
+    for padding in ("left", "right"):
+        model, batch = language_model("rope" if padding == "left" else "learned"), prompted(padding)
+        rows = torch.arange(batch.size)
+        last = batch.time - 1 - batch.mask.flip(1).long().argmax(1)
+        targets = batch.targets.masked_fill(batch.mask & (batch.targets == 4), 1)
+        targets[rows, last] = 4
+        batch = batch.replace(targets=targets, history=targets)
+        fed = fr.optimal_completion(end=4).transform(model, batch, step=0, key=1)
+        key = fr.keys.fold(1, "own runs", 0)
+        runs = fr.generate(model, batch, length=int(batch.mask.sum(1).max()) + 5, end=4, draw="sample", key=key)
+        for b in range(batch.size):
+            known = int(batch.mask[b].long().argmax())
+            assert torch.equal(fed.history[b, :known], batch.history[b, :known])
+            made = fed.history[b][fed.mask[b]]
+            assert torch.equal(made[: int(runs.lengths[b])], runs.entries[b, : len(made)][: int(runs.lengths[b])])
+            assert len(made) == min(int(runs.lengths[b]) + 1, int(batch.mask[b].sum()) + 5)
+
+
+def test_own_runs_are_refused_where_they_cannot_be():
+    model, batch = seq2seq(), ragged()
+    method = fr.optimal_completion(end=END)
+    refused("the model has no end symbol of its own: pass end=", fr.optimal_completion(), model, batch, step=0)
+    refused("weights are of gold's positions", method, model, batch.replace(weights=torch.ones(4, 7)), step=0)
+    refused("is not the end symbol 3", fr.optimal_completion(end=3), model, batch, step=0)
+    refused(
+        ("horizon has no effect", "loss_on has no effect", "target has no effect"),
+        fr.optimal_completion,
+        end=0,
+        horizon=3,
+        loss_on="last",
+        target=expert,
+    )
+    numbers, forecaster = values()
+    refused("targets are values", method, forecaster, numbers, step=0)

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
         generalised_teacher_forcing as generalised_teacher_forcing,
         multi_step as multi_step,
         no_history as no_history,
+        optimal_completion as optimal_completion,
         parallel as parallel,
         pushforward as pushforward,
         reverse_scheduled_sampling as reverse_scheduled_sampling,
@@ -83,9 +84,9 @@ _NAMES = {
     "gates": "GATES",
     "generation": "Generated generate",
     "methods": "METHODS PRESETS confidence_aware confusion_noise data_as_demonstrator data_as_demonstrator_online "
-    "falling free_running gaussian_noise generalised_teacher_forcing multi_step no_history parallel pushforward "
-    "reverse_scheduled_sampling rising scheduled_sampling sparse_teacher_forcing teacher_forcing token_noise two_pass "
-    "unlikelihood",
+    "falling free_running gaussian_noise generalised_teacher_forcing multi_step no_history optimal_completion parallel "
+    "pushforward reverse_scheduled_sampling rising scheduled_sampling sparse_teacher_forcing teacher_forcing "
+    "token_noise two_pass unlikelihood",
     "models": "MODELS StepModel",
     "schedules": "SCHEDULES",
     "rollin": "Draft ENGINES Window",

@@ -18,6 +18,7 @@ from freerun.methods.generalised_teacher_forcing import (
 )
 from freerun.methods.multi_step import MultiStep, Pushforward, multi_step, pushforward
 from freerun.methods.noise import GaussianNoise, TokenNoise, gaussian_noise, token_noise
+from freerun.methods.optimal_completion import OptimalCompletionDistillation, optimal_completion
 from freerun.methods.parallel import Parallel, parallel
 from freerun.methods.presets import PRESETS, bptt_sa, falling, reverse, rising
 from freerun.methods.reverse_scheduled_sampling import ReverseScheduledSampling, reverse_scheduled_sampling
@@ -48,6 +49,7 @@ __all__ = [
     "Method",
     "MultiStep",
     "NoHistory",
+    "OptimalCompletionDistillation",
     "Parallel",
     "Pushforward",
     "ReverseScheduledSampling",
@@ -72,6 +74,7 @@ __all__ = [
     "least_forcing",
     "multi_step",
     "no_history",
+    "optimal_completion",
     "parallel",
     "pushforward",
     "reverse",
@@ -94,6 +97,7 @@ METHODS: dict[str, type[Any]] = {
     "confidence_aware": ConfidenceAware,
     "token_noise": TokenNoise,
     "unlikelihood": Unlikelihood,
+    "optimal_completion": OptimalCompletionDistillation,
     "multi_step": MultiStep,
     "pushforward": Pushforward,
     "sparse_teacher_forcing": SparseTeacherForcing,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Never, Protocol, cast, runtime_checkable
@@ -98,6 +98,9 @@ class TransformMethod(Arguments):
     feeds_own: ClassVar[bool] = True
     # parameter -> its closed range, for parameters that a schedule may drive
     ranges: ClassVar[dict[str, tuple[float, float]]] = SHARED
+
+    # shared argument -> why it has no effect with this method
+    without: ClassVar[Mapping[str, str]] = {}
 
     horizon: float | Schedule | None = field(default=None, kw_only=True)
     loss_on: str | tuple[float, ...] = field(default="all", kw_only=True)
@@ -226,6 +229,12 @@ class TransformMethod(Arguments):
         if "engine" not in names and "gradient" in names:
             names.remove("gradient")  # a method without an engine has a meaning of its own for it
         found = [problem for name in names for problem in _CHECKS[name](getattr(self, name))]
+        usual = {each.name: each.default for each in fields(self)}
+        found += [
+            f"{name} has no effect with {self.name}, {why}; got {getattr(self, name)!r}"
+            for name, why in self.without.items()
+            if getattr(self, name) != usual[name]
+        ]
         if self.target != "gold" and type(getattr(self, "gradient", None)) is int:
             found.append(
                 f"target={self.target!r} is of whole histories, and gradient={getattr(self, 'gradient', None)} scores "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -127,6 +128,7 @@ class Pushforward(TransformMethod):
     summary: ClassVar[str] = "run freely without gradient, then one step with"
     only_for: ClassVar[tuple[str, str] | None] = ("values", "scheduled_sampling")
     ranges: ClassVar[dict[str, tuple[float, float]]] = SHARED
+    without: ClassVar[Mapping[str, str]] = dict.fromkeys(("loss_on", "target"), "whose loss is the last step's")
     citation: ClassVar[Citation] = Citation(
         formula="u = sg[f^(h-1)(y_0)], h drawn evenly from 1 to horizon;  loss = |f(u) - y_h|^2",
         reference="Brandstetter, J., Worrall, D. and Welling, M. (2022). Message passing neural PDE solvers. ICLR. "
@@ -138,18 +140,6 @@ class Pushforward(TransformMethod):
   year      = {2022}
 }""",
     )
-
-    def problems(self) -> list[str]:
-        """Return which arguments cannot be."""
-        usual = {"loss_on": "all", "target": "gold"}
-        return [
-            *(
-                f"{name} has no effect with pushforward, whose loss is the last step's; got {getattr(self, name)!r}"
-                for name, value in usual.items()
-                if getattr(self, name) != value
-            ),
-            *super().problems(),
-        ]
 
     def compute(self, model: Any, batch: Batch, step: int, key: int) -> Outcome:
         """One step: so many steps of free running, the last with gradient."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,9 +16,17 @@ from freerun.errors import UserError
 from freerun.generation import generate
 from freerun.keys import fold
 from freerun.rollin import unwrap
+from freerun.rollin.model import asking
 from freerun.types import Ruled
 
 _APART = 2**43  # between the numbers of a row's samples
+
+OF_GOLD = {
+    "horizon": "whose runs end by themselves",
+    "loss_on": "whose loss is on all entries of its runs",
+    "target": "which has targets of its own",
+}
+"""Why arguments about gold's positions have no effect with a method that learns from its own runs."""
 
 
 def end_of(end: int | str | None, model: Any, batch: Batch, name: str) -> int:
@@ -34,6 +43,13 @@ def end_of(end: int | str | None, model: Any, batch: Batch, name: str) -> int:
         return ends[0]
     known = f"its generation ends with any of {list(ends)}" if ends else "the model has no end symbol of its own"
     raise UserError(f"{name} lets rows end by themselves, and {known}: pass end=, the id that ends a row")
+
+
+def with_end(method: Any, end: int | None) -> Any:
+    """The method; of one that needs an end symbol and names none, with that of the data."""
+    if end is None or getattr(method, "end", end) is not None:
+        return method
+    return replace(method, end=end)
 
 
 def row_limits(batch: Batch, margin: int) -> Tensor:
@@ -60,10 +76,15 @@ def own_runs(
     Returns:
         a batch whose targets and history are prompt and run, and whose mask holds the run, its end included.
     """
+    if not batch.is_discrete:
+        raise UserError("own runs to an end symbol are of symbols, and these targets are values: use free_running")
+    if batch.weights is not None:
+        raise UserError("weights are of gold's positions, and own runs have others: leave batch.weights out")
     limits = row_limits(batch, margin)
     longest = max(int(limits.max()), 1)
     noise = fold(key, "own runs", int(step))
-    made = generate(model, batch, length=longest, end=end, draw=draw, key=noise, num_samples=num_samples)
+    with asking(unwrap(model), batch):
+        made = generate(model, batch, length=longest, end=end, draw=draw, key=noise, num_samples=num_samples)
     rows = torch.arange(batch.size, device=batch.mask.device).repeat_interleave(num_samples)
     numbers = torch.arange(num_samples, device=rows.device).repeat(batch.size) * _APART
     entries, lengths = made.entries, made.lengths
@@ -88,3 +109,13 @@ def with_entries(blank: Batch, entries: Tensor, lengths: Tensor, prompts: Tensor
     mask[row[used], at[used]] = True
     history, mask = history[:, :time], mask[:, :time]
     return blank.made(targets=history, history=history, mask=mask, eligible=None)
+
+
+def run_report(batch: Batch, runs: Batch) -> dict[str, float | str]:
+    """Counts of a step on own runs: entries made, and those that are not gold's at their position."""
+    made = int(runs.mask.sum())
+    time = min(batch.time, runs.time)
+    equal = (batch.targets[:, :time] == runs.history[:, :time]) & batch.mask[:, :time] & runs.mask[:, :time]
+    report: dict[str, float | str] = {"eligible": made, "replaced": made, "disagreeing": made - int(equal.sum())}
+    work = made / max(int(batch.mask.sum()), 1)
+    return {**report, "passes": 1.0, "work": work, "engine": "generate"}

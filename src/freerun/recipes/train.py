@@ -17,6 +17,7 @@ from freerun.generation import head_of
 from freerun.keys import fold
 from freerun.methods.base import rehearsal
 from freerun.methods.noise import with_vocabulary
+from freerun.methods.own_runs import with_end
 from freerun.models.pretrained import Pretrained, model_positions, quiet, read_config, read_model
 from freerun.recipes.read import build_method, recipe_table
 from freerun.recipes.recipe import ModelSettings, PythonModel, Recipe
@@ -166,9 +167,9 @@ def method_of(recipe: Recipe, data: Any, task: DataTask, model: Module) -> Any:
     train = recipe.train
     samples = train.updates * train.batch_size
     run = Step(train.updates, sample=samples, epoch=samples / len(task.lengths))
-    frequencies = task_of(recipe.data).frequencies(data)
-    method = build_method(recipe.method, run, trained_on(recipe.data, recipe.model), frequencies)
-    return with_vocabulary(method, model, _shortest(task))
+    kind = task_of(recipe.data)
+    method = build_method(recipe.method, run, trained_on(recipe.data, recipe.model), kind.frequencies(data))
+    return with_vocabulary(with_end(method, kind.end(data)), model, _shortest(task))
 
 
 def rehearse(recipe: Recipe, model: Module, task: DataTask, method: Any) -> None:

@@ -206,6 +206,11 @@ class DataTask:
         return data.frequencies
 
     @staticmethod
+    def end(data: Any) -> int | None:
+        """The id that ends every target; None: there is none, or the model's own."""
+        return None
+
+    @staticmethod
     def codec(description: Mapping[str, Any]) -> Any:
         """The codec that a saved model was described by."""
         raise NotImplementedError

@@ -118,6 +118,10 @@ class BatchTask(DataTask):
         return settings.load()
 
     @staticmethod
+    def end(data: BatchData) -> int | None:
+        return data.end
+
+    @staticmethod
     def sizes(data: BatchData) -> tuple[int, ...]:
         """None: the model's function knows its data."""
         return ()

@@ -209,6 +209,10 @@ class PairTask(DataTask):
         return load_pairs(settings.path or settings.files, settings, language=settings.language)
 
     @staticmethod
+    def end(data: PairData) -> int:
+        return 0
+
+    @staticmethod
     def sizes(data: PairData) -> tuple[int, ...]:
         return data.codec.sizes
 

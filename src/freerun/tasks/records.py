@@ -198,6 +198,10 @@ class RecordTask(DataTask):
         return encoded_data(records, _codec(settings, model, tokenizer, causal, records), limits)
 
     @staticmethod
+    def end(data: RecordData) -> int | None:
+        return data.codec.end
+
+    @staticmethod
     def sizes(data: RecordData) -> tuple[int, ...]:
         return ()  # a saved model has its sizes
 
