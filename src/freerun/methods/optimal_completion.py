@@ -26,7 +26,7 @@ class OptimalCompletionDistillation(TransformMethod):
 
     ``h ~ p(. | x)`` to its own end; ``loss = sum_t KL(q_t || p(. | h_<t, x))``, q_t uniform over
     ``{y_{j+1}: d(h_<t, y_<=j) = min_k d(h_<t, y_<=k)}``, d the edit distance and y's last entry the end symbol. The
-    count is the number of own entries, ends included.
+    count is the number of gold entries, which is known before the run.
 
     Args:
         draw: "sample" as published, "greedy" or a draw.
@@ -93,7 +93,8 @@ class OptimalCompletionDistillation(TransformMethod):
         shares = found.new_zeros(runs.size, runs.time, found.shape[2])
         shares[runs.mask] = found[made[:, None] > torch.arange(entries.shape[1], device=made.device)]
         outputs = counted_forward(model, runs, self.objective)
-        total, count = objectives.scored(self.objective, outputs, runs, shares)
+        total, _ = objectives.scored(self.objective, outputs, runs, shares)
+        count = batch.mask.sum().to(total.dtype)
         return Outcome(total, count, cast(Tensor, outputs), runs, report)
 
 
