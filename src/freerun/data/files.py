@@ -8,19 +8,20 @@ import importlib
 import lzma
 import re
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from freerun.arguments import brief
-from freerun.errors import UserError, display, listed, refuse
+from freerun.errors import UserError, collected, display, listed, refuse
 
 LONGEST = 10_000
 """Symbols of a word, or subwords of a sentence: more are a line whose end is missing, and would train for hours."""
+Read = TypeVar("Read")
 Line = tuple[int, str]
 """A line's number and its text, or what is wrong with it."""
 _NO_FILES = ("idna", "punycode", "undefined", "unicode-escape", "unicode_escape", "raw-unicode-escape", "utf-7")
@@ -250,6 +251,18 @@ def _only_prefix(folder: Path) -> str:
 Array = NDArray[np.float64]
 LARGEST = 1e30
 """The size of the largest number, raw: squares and sums of such are finite, also in float32 once scaled."""
+
+
+def read_each(
+    paths: str | Path | Iterable[str | Path], read: Callable[[Path], Read], missing: str
+) -> tuple[list[Path], list[Read], list[str]]:
+    """A file or several, what each holds, and what is wrong with all of them; ``missing``: that there is none."""
+    files = [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
+    problems, found = [] if files else [missing], list[Read]()
+    for file in files:
+        with collected(problems):
+            found.append(read(file))
+    return files, found, problems
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from freerun.arguments import at_least, between, brief, field_problems, one_of
 from freerun.batch import Batch
-from freerun.data.files import SPLITS, check_description, counted, first_problems, read_lines, user_path
+from freerun.data.files import SPLITS, check_description, counted, first_problems, read_each, read_lines, user_path
 from freerun.errors import UserError, refuse
 
 
@@ -234,14 +234,8 @@ def load_text(path: str | Path | Sequence[str | Path], options: TextOptions | No
             dev and test that training has not, each with file and line: all problems at once.
     """
     options = options or TextOptions()
-    paths = [Path(path)] if isinstance(path, str | Path) else [Path(each) for each in path]
-    problems = [] if paths else ["there is no text file; give at least one"]
-    texts: list[str] = []
-    for each in paths:
-        try:
-            texts.append(read_text(each, options.encoding))
-        except UserError as error:
-            problems += error.problems
+    missing = "there is no text file; give at least one"
+    paths, texts, problems = read_each(path, lambda file: read_text(file, options.encoding), missing)
     refuse(problems)
     text = "".join(texts)
     dev, test = round(len(text) * options.dev), round(len(text) * options.test)

@@ -222,23 +222,10 @@ def build_series(
     ``droppable``: targets that are constant in the training rows are left out, and noted; nobody named them.
     ``categories``: column -> its names, of which the last columns of a piece hold the numbers.
     """
-    problems, channels = list[str](), options.columns
-    parts: list[Array] = []
-    segments: dict[str, list[Segment]] = {split: [] for split in SPLITS}
-    fills: Counter[str] = Counter()
+    channels = options.columns
     firsts = np.cumsum([0, *(len(piece.values) for piece in pieces)])
-    for piece, offset in zip(pieces, firsts.tolist(), strict=False):
-        rows = len(piece.values)
-        ends, wrong = _borders(rows, options.split, piece.name)
-        values, counts, gaps = fill_gaps(piece.values, ends, options.missing, len(options.coded))
-        problems += wrong + first_problems(piece.name, cell_problems(gaps, channels, piece.locate))
-        fills += Counter(dict(zip(channels, counts, strict=True)))
-        for split, (begin, end) in zip(SPLITS, pairwise(ends), strict=True):
-            # dev and test windows may know what came before their split; training windows begin with it anyway
-            floor = offset + begin if split == "train" else offset
-            segments[split].append(Segment(offset + begin, offset + min(end, rows), floor))
-        parts.append(values)
-    raw, there = np.concatenate(parts), np.concatenate([piece.values for piece in pieces])
+    raw, segments, fills, problems = _split(pieces, firsts, options)
+    there = np.concatenate([piece.values for piece in pieces])
     numbers = np.concatenate([np.arange(part.begin, part.end) for part in segments["train"]])
     plain = len(channels) - len(options.coded)
     constant = constant_channels(there[numbers, :plain], channels[:plain], name) if len(numbers) else {}
@@ -282,6 +269,26 @@ def build_series(
         warmup_loss=options.warmup_loss,
         series=tuple(piece.key for piece in pieces) if options.series is not None or own else (),
     )
+
+
+def _split(
+    pieces: Sequence[Piece], firsts: Array, options: SeriesOptions
+) -> tuple[Array, dict[str, list[Segment]], Counter[str], list[str]]:
+    """All rows with their gaps filled, where each split lies, how many cells of a column were filled, what is wrong."""
+    parts, problems, fills = list[Array](), list[str](), Counter[str]()
+    segments: dict[str, list[Segment]] = {split: [] for split in SPLITS}
+    for piece, offset in zip(pieces, firsts.tolist(), strict=False):
+        rows = len(piece.values)
+        ends, wrong = _borders(rows, options.split, piece.name)
+        values, counts, gaps = fill_gaps(piece.values, ends, options.missing, len(options.coded))
+        problems += wrong + first_problems(piece.name, cell_problems(gaps, options.columns, piece.locate))
+        fills += Counter(dict(zip(options.columns, counts, strict=True)))
+        for split, (begin, end) in zip(SPLITS, pairwise(ends), strict=True):
+            # dev and test windows may know what came before their split; training windows begin with it anyway
+            floor = offset + begin if split == "train" else offset
+            segments[split].append(Segment(offset + begin, offset + min(end, rows), floor))
+        parts.append(values)
+    return np.concatenate(parts), segments, fills, problems
 
 
 def _further(

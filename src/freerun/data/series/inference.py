@@ -86,6 +86,10 @@ def _futures(codec: SeriesCodec, file: DataFile, horizon: int | None, *, late: b
     table = read_table(file.path, _form(file.path, codec))
     own = model_columns(table, codec)
     pieces, problems, notes = _pieces(table, codec, own, codec.series if codec.series in table.columns else None)
+    for piece in pieces:
+        with collected(problems):
+            _past_rows(piece, codec)
+    refuse(problems)
     futures: list[Future] = []
     for piece in pieces:
         with collected(problems):
@@ -98,13 +102,9 @@ def _futures(codec: SeriesCodec, file: DataFile, horizon: int | None, *, late: b
 def _future(
     table: DataTable, full: SeriesCodec, piece: Piece, own: Sequence[str], horizon: int | None, *, late: bool
 ) -> Future:
-    known, values = full.values + full.observed, piece.values
-    has = ~np.isnan(values[:, :known]).all(axis=1)
-    past = int(np.flatnonzero(has)[-1]) + 1 if has.any() else 0
-    if past < min(full.past, 1 if full.reading.get("missing") else full.past):
-        raise UserError(f"{piece.name}: the model needs {counted(full.past, 'row')} of the past; got {past}")
+    known = full.values + full.observed
     # rows before the past may be as they are
-    piece, wrong = _even(piece, full, max(0, past - full.past))
+    piece, wrong = _even(piece, full, max(0, _past_rows(piece, full) - full.past))
     refuse(wrong)
     values = piece.values
     past = int(np.flatnonzero(~np.isnan(values[:, :known]).all(axis=1))[-1]) + 1
@@ -137,6 +137,15 @@ def _future(
     window = codec.past_window(rows[: codec.past], future, horizon, origin=piece.name)
     times = _written(table, codec, stamps[codec.past :]) if len(stamps) == len(block) else ()
     return Future(window, horizon, codec, first, times, piece.key if codec.series in table.columns else None)
+
+
+def _past_rows(piece: Piece, codec: SeriesCodec) -> int:
+    """How many rows there are up to the newest one with a value; raise UserError where they are too few."""
+    has = ~np.isnan(piece.values[:, : codec.values + codec.observed]).all(axis=1)
+    past = int(np.flatnonzero(has)[-1]) + 1 if has.any() else 0
+    if past < min(codec.past, 1 if codec.reading.get("missing") else codec.past):
+        raise UserError(f"{piece.name}: the model needs {counted(codec.past, 'row')} of the past; got {past}")
+    return past
 
 
 def _form(path: str | Path, codec: SeriesCodec) -> TableForm:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from freerun.data.files import Array, counted, first_problems, lines_of_column
+from freerun.data.files import Array, counted, first_problems, lines_of_column, read_each
 from freerun.data.series.building import Piece, build_series
 from freerun.data.series.columns import chosen_columns, telling_apart
 from freerun.data.series.frames import frame_table
@@ -125,17 +125,9 @@ def load_series(
     (('load',), 16, 4, '86400 seconds')
     """
     options = options or SeriesOptions()
-    files = [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
-    problems = check_layout(layout, options.observed)
-    if not files:
-        problems.append("there is no file; give at least one CSV or Parquet file")
-    tables: list[DataTable] = []
-    for file in files:
-        try:
-            tables.append(read_table(file, options.form))
-        except UserError as error:
-            problems += error.problems
-    refuse(problems)
+    missing = "there is no file; give at least one CSV or Parquet file"
+    files, tables, problems = read_each(paths, lambda file: read_table(file, options.form), missing)
+    refuse(check_layout(layout, options.observed) + problems)
     return _from_tables(tables, ", ".join(map(str, files)), options, layout)
 
 

@@ -227,6 +227,20 @@ def _at_their_ids(
     return {**arguments, **wider}, replaceable, index.flatten()
 
 
+def _learned(expected: Tensor, history: Tensor, media: Any) -> tuple[Tensor, Tensor]:
+    """(batch, time) positions that count, and history entries that may be replaced."""
+    mask = expected != -100
+    if not bool(mask.any()):
+        raise UserError(
+            "no token of the batch is to be learned: all labels are -100 (a row's first token never counts: "
+            "nothing predicts it); was the completion cut off at max_length?"
+        )
+    eligible = mask & (expected == history) & ~torch.isin(history, history.new_tensor(media.placeholders))
+    if media.known is not None:  # what comes before an image is read together with it
+        eligible = eligible & (torch.arange(history.shape[1], device=history.device) >= media.known[:, None])
+    return mask, eligible
+
+
 class CausalModel(HuggingFaceModel):
     """A decoder alone."""
 
@@ -300,15 +314,7 @@ class CausalModel(HuggingFaceModel):
                 history, history, torch.zeros_like(there[:, 1:]), context, eligible=~there[:, 1:], rows=numbers
             )
         expected = labels.flatten()[index.clamp_min(0)].masked_fill(~there, -100)[:, 1:]
-        mask = expected != -100
-        if not bool(mask.any()):
-            raise UserError(
-                "no token of the batch is to be learned: all labels are -100 (a row's first token never counts: "
-                "nothing predicts it); was the completion cut off at max_length?"
-            )
-        eligible = mask & (expected == history) & ~torch.isin(history, history.new_tensor(media.placeholders))
-        if media.known is not None:  # what comes before an image is read together with it
-            eligible = eligible & (torch.arange(time, device=ids.device) >= media.known[:, None])
+        mask, eligible = _learned(expected, history, media)
         if replaceable is not None:
             eligible = eligible & replaceable.flatten()[index.clamp_min(0)][:, 1:]
         return Batch(torch.where(mask, expected, history), history, mask, context, eligible=eligible, rows=numbers)
