@@ -159,6 +159,18 @@ def test_importing_freerun_and_using_a_method_loads_torch_and_nothing_else():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_a_recurrent_model_without_weights_does_not_load_the_compiler():
+    code = (
+        "import sys, torch; from freerun.models import make_model, without_weights as without\n"
+        "with without():\n"
+        "    models = [make_model(kind, 8, 8) for kind in ('recurrent', 'recurrent_labeller')]\n"
+        "    models += [make_model(kind, 3) for kind in ('recurrent_forecaster', 'plain_forecaster')]\n"
+        "assert all(weight.is_meta for model in models for weight in model.parameters())\n"
+        "assert 'torch._dynamo' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_files_and_functions_stay_small():
     """Files to 600 lines, functions to 60 without docstring: what is larger wants to be two."""
     long = [f"{p.name}: {n} lines" for p in FILES if (n := len(p.read_text("utf-8").splitlines())) > 600]

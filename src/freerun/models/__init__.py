@@ -1,6 +1,11 @@
 """Models to train: the contract of ``freerun.types`` and nothing else is needed of yours."""
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
 
 from freerun.models.article import ArticleForecaster, Seq2SeqModel, UnshiftedSeq2SeqModel
 from freerun.models.forecasting import (
@@ -67,6 +72,31 @@ def make_model(
     own: dict[str, Any] = model.settings()
     scaling: dict[str, Any] = {"centre": centre, "deviation": deviation, "linear": linear}
     return WindowScaled(model, own["values"], own["observed"], **scaling, head=own["head"])
+
+
+class _Unfilled(TorchFunctionMode):
+    """No initial values: on the meta device PyTorch would load its compiler for them, which takes a second.
+
+    It does for what Transformers compute of their positions, all the same.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init" or func is torch.Tensor.normal_:
+            return args[0] if args else kwargs["tensor"]
+        return (torch.empty if func in (torch.rand, torch.randn) else func)(*args, **kwargs or {})
+
+
+@contextmanager
+def without_weights() -> Generator[None]:
+    """Models that are made inside have shapes, and no numbers that take memory.
+
+    >>> with without_weights():
+    ...     model = make_model("transformer_lm", 5, size=8, heads=2)
+    >>> model.start_vector.is_meta
+    True
+    """
+    with torch.device("meta"), _Unfilled():
+        yield
 
 
 def kind_of(model: Any) -> str | None:

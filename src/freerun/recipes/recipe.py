@@ -14,13 +14,12 @@ from dataclasses import dataclass, field, fields, make_dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_type_hints
 
-import torch
 from torch.nn import Module
 
 from freerun.arguments import Range, above, between, rule_field
 from freerun.data.user_code import user_function
 from freerun.errors import UserError
-from freerun.models import MODELS, SCALED, make_model
+from freerun.models import MODELS, SCALED, make_model, without_weights
 from freerun.models.forecasting.scaling import Centre
 from freerun.models.pretrained import Pretrained
 
@@ -36,7 +35,7 @@ class ModelSection:
 
     def __post_init__(self) -> None:
         positional = [each for each in _arguments(self.model) if each.kind is not each.KEYWORD_ONLY]
-        with torch.device("meta"):  # without making any weights
+        with without_weights():
             self.make(*[3 for each in positional if each.default is each.empty])
 
     def make(self, *sizes: int) -> Module:

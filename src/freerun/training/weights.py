@@ -218,7 +218,7 @@ def _stored(run: Path) -> tuple[Stored, dict[str, Any]]:
 
 def _unlike(specs: Specs, info: dict[str, Any], where: str) -> list[str]:
     """Return how weights differ from those of the model that is described, without taking memory for it."""
-    from freerun.models import MODELS, make_model
+    from freerun.models import MODELS, make_model, without_weights
 
     if info["kind"] not in MODELS:
         return []
@@ -227,7 +227,7 @@ def _unlike(specs: Specs, info: dict[str, Any], where: str) -> list[str]:
     if isinstance(layers, int) and layers > len(specs):  # a layer has a tensor at least
         return [f"settings.layers of {where} are {layers}, and there are {len(specs)} tensors"]
     try:
-        with torch.device("meta"):
+        with without_weights():
             model = make_model(info["kind"], **settings)
     except (UserError, TypeError, RuntimeError, OverflowError) as error:
         raise CheckpointError(f"{where}: {error}") from None
