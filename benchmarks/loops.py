@@ -62,7 +62,7 @@ def recurrent_loop(model: RecurrentSeq2Seq, batch: fr.Batch, ratio: float) -> Te
             h, c = torch.lstm_cell(x, (h, c), *weights)
             rows = own.rows[t]
             if len(rows):
-                drawn = own.draw(_read(model, h[rows], source.memory[rows]), t)
+                drawn = own.draw(_read(model, h[rows], source.memory[rows], source.padding[rows]), t)
                 history[rows, t] = drawn
                 inputs[rows, t] = model.embedding(drawn).to(inputs.dtype)
             x = inputs[:, t]
@@ -75,8 +75,8 @@ def _started(model: RecurrentSeq2Seq, batch: fr.Batch) -> tuple[Encoded, tuple[T
     return encoded, (layer.weight_ih_l0, layer.weight_hh_l0, layer.bias_ih_l0, layer.bias_hh_l0)
 
 
-def _read(model: RecurrentSeq2Seq, h: Tensor, memory: Tensor) -> Tensor:
-    scores = torch.bmm(memory, model.query(h)[:, :, None])[:, :, 0]
+def _read(model: RecurrentSeq2Seq, h: Tensor, memory: Tensor, padding: Tensor) -> Tensor:
+    scores = torch.bmm(memory, model.query(h)[:, :, None])[:, :, 0].masked_fill_(padding, -torch.inf)
     attended = torch.bmm(scores.softmax(-1)[:, None], memory)[:, 0]
     return model.out(torch.tanh(model.combine(torch.cat([h, attended], -1))))
 
@@ -89,7 +89,7 @@ def recurrent_loop_with_graph(model: RecurrentSeq2Seq, batch: fr.Batch, ratio: f
     outputs: list[Tensor] = []
     for t in range(batch.time):
         h, c = torch.lstm_cell(x, (h, c), *weights)
-        logits = _read(model, h, source.memory)
+        logits = _read(model, h, source.memory, source.padding)
         outputs.append(logits)
         if t + 1 < batch.time:
             x = model.embedding(_mixed(logits, batch, t, ratio))

@@ -92,9 +92,12 @@ def _embedding(model: Any, batch: Batch, history: Tensor, state: Any) -> Callabl
     """``model.embed``, or a table of it over all symbols where that is the smaller work."""
     if not batch.is_discrete or history.numel() == 0:
         return model.embed
+    largest = int(history.max())
+    # more symbols than entries, or ids that are no outputs (of a prompt), which only the model knows
+    if largest >= history.numel():
+        return model.embed
     vocab = checked_rows(model.output(state, history.new_zeros(1)), 1).shape[-1]
-    # a prompt may hold ids that are no outputs; only the model knows them
-    if vocab > history.numel() or int(history.max()) >= vocab:
+    if vocab > history.numel() or largest >= vocab:
         return model.embed
     table = model.embed(torch.arange(vocab, device=history.device))
     return table.__getitem__
