@@ -25,10 +25,12 @@ from cases import PRESETS, Case, case_of_run, made_case
 from freerun.draws import Sample
 from freerun.models.transformer.decoder import CausalTransformer
 from freerun.models.transformer.layers import CrossAttention, FeedForward, SelfAttention
+from freerun.models.transformer.reader import PlannedReader, _Layer, _Norm, _Plan
 from freerun.rollin import Replacement, eval_mode
 
 __all__ = ["parts_table", "shares"]
 
+REST = "row positions, masks"
 # timed functions: owner, name, part; a part inside another one is subtracted from it
 TIMED: tuple[tuple[Any, str, str], ...] = (
     (F, "scaled_dot_product_attention", "attention itself"),
@@ -36,14 +38,18 @@ TIMED: tuple[tuple[Any, str, str], ...] = (
     (SelfAttention, "read", "projections of attention"),
     (CrossAttention, "forward", "projections of attention"),
     (CrossAttention, "read", "projections of attention"),
+    (_Layer, "attention", "projections of attention"),
     (FeedForward, "forward", "feed-forward"),
+    (_Layer, "feed", "feed-forward"),
     (CausalTransformer, "_hidden", "norms, sums, embedding"),
     (CausalTransformer, "_through", "norms, sums, embedding"),
+    (_Norm, "__call__", "norms, sums, embedding"),
+    (PlannedReader, "__call__", "norms, sums, embedding"),
+    (_Plan, "call", REST),
     (CausalTransformer, "head", "vocabulary"),
     (Replacement, "choose", "choice"),
     (Sample, "choose", "choice"),
 )
-REST = "row positions, masks"
 RATIOS = (0.9, 0.75, 0.5, 0.25, 0.0)
 
 
@@ -125,7 +131,7 @@ def _medians(each: Sequence[dict[str, float]]) -> dict[str, float]:
 
 def parts_table(found: Sequence[dict[str, Any]]) -> tables.Table:
     """A column for each thing measured, a line for each part, and their sum."""
-    names = [*dict.fromkeys(part for _, _, part in TIMED), REST]
+    names = [part for part in dict.fromkeys(part for _, _, part in TIMED) if part != REST] + [REST]
     rows = [[name, *[f"{one['parts'].get(name, 0.0):.3f}" for one in found]] for name in names]
     rows.append(["sum", *[f"{sum(one['parts'].values()):.3f}" for one in found]])
     return ["part", *[one["what"] for one in found]], rows

@@ -69,6 +69,8 @@ class Token(Arguments):
 
     def __call__(self, batch: Batch, teacher_forcing_ratio: float, key: int) -> Tensor:
         """(batch, time) bool, True = gold."""
+        if teacher_forcing_ratio >= 1:  # every number drawn is below 1: none need be drawn
+            return torch.ones_like(batch.mask)
         return uniform(key, batch.row_numbers[:, None], positions(batch)) < teacher_forcing_ratio
 
 

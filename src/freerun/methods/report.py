@@ -112,6 +112,8 @@ def replacement_counts(batch: Batch, history: Tensor, replaced: int) -> dict[str
 
     For values also ``squared_deviation``: summed over entries, the mean over channels of (fed - gold) squared.
     """
+    if history is batch.history and batch.is_discrete:
+        return {"eligible": int(batch.replaceable.sum()), "replaced": replaced, "disagreeing": 0}
     gold, changed = batch.history, history != batch.history
     if batch.present is not None:  # what stands in for a missing value differs from nothing
         gold, changed = torch.where(gold.isnan(), history.detach(), gold), changed & ~gold.isnan()

@@ -40,7 +40,9 @@ def planned_roll_in(model: Any, batch: Batch, replacement: Replacement, engine: 
         hidden = read(n, parts[n])
         if numbers.numel() == 0:
             continue
-        own = replacement.choose(hidden.index_select(0, at), model.head, numbers, history).to(history.dtype)
+        all_of_them = len(at) == len(hidden)  # each predicts an own entry
+        hidden = hidden if all_of_them else hidden.index_select(0, at)
+        own = replacement.choose(hidden, model.head, numbers, history).to(history.dtype)
         entries.index_copy_(0, after, own)
         found.append(own)
         if ruled:

@@ -180,13 +180,20 @@ class Replacement:
             self._seen["width"] = self.check(head(hidden[:1]), 1).shape[-1]
         vocab = self._seen["width"]
         at_once = max(1, _NUMBERS // vocab)
-        shared, found = self.shared_noise, []
-        for part, numbers in zip(hidden.split(at_once), chosen.split(at_once), strict=True):
-            noise = shared[numbers] if shared is not None else self.noise(vocab, numbers)
-            outputs = checked_rows(head(part), len(part))
-            found.append(self.draw.choose(self.allowed(outputs, history, numbers), noise))
-        own = found[0] if len(found) == 1 else torch.cat(found)
+        if len(chosen) <= at_once:
+            own = self._chosen(hidden, head, chosen, history, vocab)
+        else:
+            parts = zip(hidden.split(at_once), chosen.split(at_once), strict=True)
+            own = torch.cat([self._chosen(part, head, numbers, history, vocab) for part, numbers in parts])
         return self.completed(own, chosen) if self.keep.dim() == 3 else own
+
+    def _chosen(
+        self, hidden: Tensor, head: Callable[[Tensor], Tensor], numbers: Tensor, history: Tensor, vocab: int
+    ) -> Tensor:
+        shared = self.shared_noise
+        noise = self.noise(vocab, numbers) if shared is None else shared.index_select(0, numbers)
+        outputs = checked_rows(head(hidden), len(numbers))
+        return self.draw.choose(self.allowed(outputs, history, numbers), noise)
 
     def completed(self, own: Tensor, chosen: Tensor | slice) -> Tensor:
         """(m, values) own entries, with gold in the channels that keep it."""

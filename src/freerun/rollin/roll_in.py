@@ -16,7 +16,7 @@ from freerun.rollin.model import any_rank, asking, refuse_sharded, stepping, sup
 from freerun.rollin.replacement import Replacement, RollIn
 from freerun.rollin.step import Stepwise
 from freerun.rollin.window import Window
-from freerun.types import Cached, Encoder, Stepper
+from freerun.types import Cached, Encoder, Planned, Stepper
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class Auto(Arguments):
 
         A model without the Stepper methods, or sharded, repeats parallel passes; a Stepper is stepped; over a cache the
         processor reads in windows, which compute every position once, and steps where more than three fifths of the
-        entries are own and nearly every position is a call anyway (measured: ``docs/engines.md``). On an accelerator
+        entries are own and nearly every position is a call anyway; with four rows or fewer a call of windows that are
+        laid out beforehand costs no more than one of steps (measured: ``docs/engines.md``). On an accelerator
         the calls cost, not the positions: parallel passes, and where more than three fifths are own windows of 8, or
         steps (argued, not measured).
         """
@@ -40,7 +41,8 @@ class Auto(Arguments):
         if not supports(model, Cached):
             return _STEP if (processor or dense) and supports(model, Stepper) else _JACOBI
         if processor:
-            return _STEP if dense else _WINDOW
+            few = batch.size <= 4 and supports(model, Planned)
+            return _STEP if dense and not few else _WINDOW
         return Window(8) if dense else _JACOBI
 
 

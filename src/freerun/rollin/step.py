@@ -85,7 +85,7 @@ def step_roll_in(model: Any, batch: Batch, replacement: Replacement) -> RollIn:
             start += count
         if t < last:
             state = model.step(state, inputs[t])
-    return RollIn(history.transpose(0, 1), "step", 1, (last + 1) / batch.time)
+    return RollIn(history.transpose(0, 1), "step", 1, (last + 1) / len(history))
 
 
 def _embedding(model: Any, batch: Batch, history: Tensor, state: Any) -> Callable[[Tensor], Tensor]:

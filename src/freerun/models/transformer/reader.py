@@ -89,15 +89,23 @@ class _Layer:
 
     def read(self, x: Tensor, at: _Call) -> Tensor:
         """(n, size) inputs of a call -> the same, as ``Block.read``."""
+        return self.feed(self.attention(x, at))
+
+    def attention(self, x: Tensor, at: _Call) -> Tensor:
+        """``x`` and attention to what was read, and to the source."""
         parts = self.project(self.norm(x)).view(len(x), 3 * self.heads, self.width)
         if at.turn is not None:
             _rotate(parts[:, : 2 * self.heads], at.turn)
         self.flat.index_copy_(0, at.slots, parts[:, self.heads :].reshape(-1, self.width))
         x = self.out.added(x, at.attend(parts[:, : self.heads], self.store[0], self.store[1]))
-        if self.source is not None:
-            memory, mask = self.source
-            query = self.query(self.cross_norm(x)).view(len(x), self.heads, self.width)
-            x = self.cross_out.added(x, at.look(query, *memory, mask))
+        if self.source is None:
+            return x
+        memory, mask = self.source
+        query = self.query(self.cross_norm(x)).view(len(x), self.heads, self.width)
+        return self.cross_out.added(x, at.look(query, *memory, mask))
+
+    def feed(self, x: Tensor) -> Tensor:
+        """``x`` and feed-forward."""
         inner = self.enter(self.feed_norm(x))
         if self.activation == "swiglu":
             gate, value = inner.chunk(2, -1)
@@ -147,6 +155,10 @@ class _Call:
         return self._on_grid(query, keys[: self.rows], values[: self.rows], mask, False)
 
     def _on_grid(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+        if self.longest == 1:
+            query = query.unsqueeze(2)
+            attended = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
+            return attended.reshape(self.rows, -1)
         if self.grid is not None:  # what stands in between is looked up by nobody
             query = query.new_zeros(self.rows * self.longest, *query.shape[1:]).index_copy_(0, self.grid, query)
         query = query.unflatten(0, (self.rows, self.longest)).transpose(1, 2)
@@ -162,42 +174,43 @@ class _Plan:
         self.counts, self.begins = calls.counts.tolist(), calls.begins.tolist()
         rows, self.capacity = calls.counts.shape[1], int(calls.index.max()) + 1
         self.price = _CALL // (heads * width)
-        device = calls.index.device
+        device, sizes, index = calls.index.device, calls.sizes, calls.index
         side = torch.arange(2, device=device)[:, None] * rows + calls.rows[:, None, None]
-        slots = (side * heads + torch.arange(heads, device=device)) * self.capacity + calls.index[:, None, None]
-        self.slots = slots.flatten(1).split(calls.sizes)
-        angles = None if turn is None else torch.view_as_complex(turn[calls.index])
-        self.turns = None if angles is None else angles.split(calls.sizes)
-        self.index, self.rows = calls.index.split(calls.sizes), calls.rows.split(calls.sizes)
-        # row s holds what the input at index capacity - s may attend to
+        slots = (side * heads + torch.arange(heads, device=device)) * self.capacity + index[:, None, None]
+        self.slots = slots.flatten().split([2 * heads * size for size in sizes])
+        angles = None if turn is None else torch.view_as_complex(turn[index])
+        self.turns = None if angles is None else angles.split(sizes)
+        # where each input stands in the (rows, longest count) grid of its call
+        of = torch.arange(len(sizes), device=device).repeat_interleave(torch.tensor(sizes, device=device))
+        begins, longest = calls.begins.flatten()[of * rows + calls.rows], calls.counts.amax(1)[of]
+        self.grids = (calls.rows * longest + index - begins).split(sizes)
+        # row s of ``seen`` is what the input at index capacity - s may attend to
+        self.index, self.at = index.split(sizes), (self.capacity - index).split(sizes)
         allowed = torch.arange(2 * self.capacity + 1, device=device) <= self.capacity
         self.seen = like.new_zeros(len(allowed)).masked_fill_(~allowed, -torch.inf).unfold(0, self.capacity, 1)
 
     def call(self, n: int) -> _Call:
         """The n-th call."""
         counts = [count for count in self.counts[n] if count]
-        rows, longest, index, starts = len(counts), max(counts), self.index[n], self.begins[n][: len(counts)]
+        rows, longest, at, starts = len(counts), max(counts), self.at[n], self.begins[n][: len(counts)]
         reach = [start + count for start, count in zip(starts, counts, strict=True)]
-        keys, even = max(reach), rows * longest == len(index)
-        causal = longest > 1 and not any(starts)
-        grid, pieces, mask = None, None, None
-        if not even:
-            offsets = [longest * row - before for row, before in enumerate(accumulate(counts[:-1], initial=0))]
-            offset = torch.tensor(offsets, device=index.device)
-            grid = torch.arange(len(index), device=index.device) + offset.index_select(0, self.rows[n])
+        keys, causal = max(reach), longest > 1 and not any(starts)
+        grid = None if rows * longest == len(at) else self.grids[n]
         whole = rows * keys * (_KEY + longest) // (2 if causal else 1)
-        apart = sum(most * (_KEY + count) + self.price for most, count in zip(reach, counts, strict=True))
+        apart = rows * self.price
+        if rows > 1 and apart < whole:
+            apart += sum(most * (_KEY + count) for most, count in zip(reach, counts, strict=True))
+        pieces, mask = None, None
         if (rows > 1 and apart < whole) or (longest > _BLOCK and not causal):
-            pieces = self._pieces(counts, starts, index)
-        elif not causal and not (even and longest == 1 and len(set(starts)) == 1):
-            at = self.capacity - index
+            pieces = self._pieces(counts, starts, at)
+        elif not causal and not (longest == 1 and len(set(starts)) == 1):
             at = at if grid is None else at.new_zeros(rows * longest).index_copy_(0, grid, at)
             mask = self.seen[:, :keys].index_select(0, at).view(rows, 1, longest, keys)
         turn = None if self.turns is None else self.turns[n]
-        return _Call(self.slots[n].flatten(), turn, rows, longest, keys, grid, mask, causal, pieces)
+        return _Call(self.slots[n], turn, rows, longest, keys, grid, mask, causal, pieces)
 
     def _pieces(
-        self, counts: list[int], begins: list[int], index: Tensor
+        self, counts: list[int], begins: list[int], at: Tensor
     ) -> list[tuple[int, int, int, int, Tensor | None]]:
         """Every row by itself, in blocks: its attention ends at its own keys."""
         found: list[tuple[int, int, int, int, Tensor | None]] = []
@@ -207,7 +220,7 @@ class _Plan:
                 keys = begins[row] + end - start
                 mask = None
                 if end - first > 1:
-                    mask = self.seen[:, :keys].index_select(0, self.capacity - index[first:end])
+                    mask = self.seen[:, :keys].index_select(0, at[first:end])
                 found.append((row, first, end, keys, mask))
         return found
 
@@ -241,6 +254,7 @@ class PlannedReader:
             x[self.plan.index[0] == 0] = self.decoder.start_vector.to(x.dtype)
         if self.learned is not None:
             x = x + F.embedding(self.plan.index[n], self.learned)
-        for layer in self.layers:
-            x = layer.read(x, at)
-        return self.norm(x)
+        with torch.inference_mode():
+            for layer in self.layers:
+                x = layer.read(x, at)
+            return self.norm(x)
