@@ -50,14 +50,15 @@ def step_roll_in(model: Any, batch: Batch, replacement: Replacement) -> RollIn:
         replacement: the entries to replace.
     """
     all_rows, times = replacement.positions
-    counts = torch.bincount(times, minlength=batch.time).tolist()
+    size, time = replacement.gold.shape[:2]
+    counts = torch.bincount(times, minlength=time).tolist()
     chosen = all_rows.split(counts)
     shared = replacement.shared_noise
     noises = None if shared is None else shared.split(counts)
-    last, size = int(times[-1]), batch.size
+    last = int(times[-1])
     history = replacement.gold.transpose(0, 1).clone(memory_format=torch.contiguous_format)  # time, batch
     state = model.start(batch)
-    embed = _embedding(model, batch, history[:last], state)
+    embed = _embedding(model, history[:last], state)
     inputs = embed(history[:last])
     start = 0
     first = int(times[0])
@@ -85,12 +86,12 @@ def step_roll_in(model: Any, batch: Batch, replacement: Replacement) -> RollIn:
             start += count
         if t < last:
             state = model.step(state, inputs[t])
-    return RollIn(history.transpose(0, 1), "step", 1, (last + 1) / len(history))
+    return RollIn(history.transpose(0, 1), "step", 1, (last + 1) / time)
 
 
-def _embedding(model: Any, batch: Batch, history: Tensor, state: Any) -> Callable[[Tensor], Tensor]:
+def _embedding(model: Any, history: Tensor, state: Any) -> Callable[[Tensor], Tensor]:
     """``model.embed``, or a table of it over all symbols where that is the smaller work."""
-    if not batch.is_discrete or history.numel() == 0:
+    if history.dim() != 2 or history.numel() == 0:
         return model.embed
     largest = int(history.max())
     # more symbols than entries, or ids that are no outputs (of a prompt), which only the model knows
