@@ -187,3 +187,15 @@ def test_a_planned_roll_in_under_autocast_reads_as_the_modules_do(engine):
         other = roll_in(model, batch, replacement, engine).history
     rows = (mine != other).any(1).sum()
     assert rows <= 2, rows
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("positions", ["rope", "learned"])
+def test_a_model_in_a_narrow_type_is_planned_too(dtype, positions):
+    """Of 100 greedy entries, few depend on the last of eight bits: most rows agree with parallel passes."""
+    model, batch = model_of(positions=positions).to(dtype), batch_of(time=40)
+    keep = fr.gates.resolve("token")(batch, 0.5, 3)
+    replacement = Replacement.of(batch, keep, Greedy(), 7)
+    expected = roll_in(model, batch, replacement, "jacobi").history
+    for engine in ("window", "step"):
+        assert (roll_in(model, batch, replacement, engine).history != expected).any(1).sum() <= 2, engine

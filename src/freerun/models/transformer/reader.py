@@ -115,12 +115,16 @@ class _Layer:
         return self.leave.added(x, inner)
 
 
+_COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}
+
+
 def _rotate(x: Tensor, turn: Tensor) -> None:
-    """Turn every pair of neighbours of (n, heads, width) by its complex ``turn`` (n, 1, width / 2), in place."""
-    if x.dtype in (torch.float32, torch.float64):
+    """Turn every pair of neighbours of (n, heads, width) by its angle, in place."""
+    if turn.dtype == _COMPLEX.get(x.dtype):
         torch.view_as_complex(x.unflatten(-1, (-1, 2))).mul_(turn)
         return
-    (a, b), (cos, sin) = x.unflatten(-1, (-1, 2)).unbind(-1), torch.view_as_real(turn).to(x.dtype).unbind(-1)
+    turn = torch.view_as_real(turn) if turn.is_complex() else turn
+    (a, b), (cos, sin) = x.unflatten(-1, (-1, 2)).unbind(-1), turn.to(x.dtype).unbind(-1)
     x.copy_(torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2))
 
 
@@ -129,7 +133,7 @@ class _Call:
     """Where the inputs of one call stand, and how they attend."""
 
     slots: Tensor  # (n * 2 * heads,) in the flattened keys and values
-    turn: Tensor | None  # (n, 1, width / 2) complex
+    turn: Tensor | None  # (n, 1, width / 2) complex, or (n, 1, width / 2, 2) in narrow types
     rows: int  # the first ones, which read something
     longest: int  # inputs of one row
     keys: int
@@ -178,7 +182,9 @@ class _Plan:
         side = torch.arange(2, device=device)[:, None] * rows + calls.rows[:, None, None]
         slots = (side * heads + torch.arange(heads, device=device)) * self.capacity + index[:, None, None]
         self.slots = slots.flatten().split([2 * heads * size for size in sizes])
-        angles = None if turn is None else torch.view_as_complex(turn[index])
+        angles = None if turn is None else turn[index]
+        if angles is not None and angles.dtype in _COMPLEX:
+            angles = torch.view_as_complex(angles)
         self.turns = None if angles is None else angles.split(sizes)
         # where each input stands in the (rows, longest count) grid of its call
         of = torch.arange(len(sizes), device=device).repeat_interleave(torch.tensor(sizes, device=device))
