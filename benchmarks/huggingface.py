@@ -6,8 +6,8 @@ The engines are compared with the model's own loss and with two loops written by
 full prefix. The model is a GPT-2 with weights of twice the usual size, or one trained for --updates updates on the
 source code of Python's standard library.
 
-With --generate the price is that of `freerun.generate` in multiples of the model's own greedy `generate`: prompts of
---prompt ids (T5: a source of --time), to --time ids in all, the same ids from both, or it stops.
+With --generate the price is that of `freerun.generate`, greedy or by --beams, in multiples of the model's own; prompts
+of --prompt ids (T5: a source of --time), to --time ids in all, the same ids from both, or it stops.
 
 Run: python benchmarks/huggingface.py [--updates 300] [--ratios 0.9,0.75,0.5] [--json]
      python benchmarks/huggingface.py --generate [--model t5] [--prompt 8]
@@ -49,6 +49,7 @@ def arguments_of(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--compile", action="store_true", help="torch.compile of what is differentiated")
     parser.add_argument("--by-hand", action="store_true", help="also the loops people write")
     parser.add_argument("--generate", action="store_true", help="the price of free running, nothing else")
+    parser.add_argument("--beams", type=int, default=1, help="of --generate")
     parser.add_argument("--json", action="store_true")
     return parser.parse_args(argv)
 
@@ -206,7 +207,7 @@ def lines(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def generation(m: Any, options: argparse.Namespace) -> dict[str, float]:
-    """The price of a greedy free run, with the same ids from both."""
+    """The price of a free run, greedy or by beams, with the same ids from both."""
     ids = text(options, options.batch, -1).to(options.device)[:, 1:].clamp_min(1)
     known = ids if options.model == "t5" else ids[:, : max(1, options.prompt)]
     length = options.time - (0 if options.model == "t5" else known.shape[1])
@@ -214,11 +215,13 @@ def generation(m: Any, options: argparse.Namespace) -> dict[str, float]:
     found: dict[str, Tensor] = {}
 
     def theirs(n: int) -> None:
-        made = m.inner.generate(**inputs, do_sample=False, max_new_tokens=length, pad_token_id=0)
+        made = m.inner.generate(
+            **inputs, do_sample=False, num_beams=options.beams, max_new_tokens=length, pad_token_id=0
+        )
         found["theirs"] = made[:, 1 if options.model == "t5" else known.shape[1] :]
 
     def ours(n: int) -> None:
-        found["ours"] = fr.generate(m, m.batch(**inputs), length=length).entries
+        found["ours"] = fr.generate(m, m.batch(**inputs), length=length, beams=options.beams).entries
 
     taken = take({"model.generate": theirs, "freerun.generate": ours}, options.repetitions, clock_of(options.device))
     if not torch.equal(found["ours"], found["theirs"]):

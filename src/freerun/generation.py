@@ -173,7 +173,8 @@ def beam_search(
         reached[:, :, t] = symbols
         ends = options.ending(symbols)
         first = torch.arange(scores.shape[1], device=scores.device) < options.beams
-        pool.add(rows, reached, scores.masked_fill(~(ends & first), -torch.inf), t + 1, t)
+        if bool((ended := ends & first).any()):
+            pool.add(rows, reached, scores.masked_fill(~ended, -torch.inf), t + 1, t)
         # the best that go on; where fewer do, the rest is dead weight of score -inf
         onward = scores.masked_fill(ends, -torch.inf)
         alive, slots = (part[:, : options.beams] for part in onward.sort(dim=1, descending=True, stable=True))

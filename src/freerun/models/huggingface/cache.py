@@ -224,9 +224,9 @@ class _Store(Cache):
         self.used, self.unused, self.logits = 0 if self.unused else self.used, True, None
         return entries == 1 and self.used > 1
 
-    def copied(self, rows: Tensor | None = None, capacity: int = 0) -> _Store:
-        """A copy, of the requested rows, with room for at least so many positions."""
-        store = _Store(self.rows if rows is None else len(rows), max(capacity, self.capacity))
+    def copied(self, rows: Tensor | None = None, capacity: int | None = None) -> _Store:
+        """A copy, of the requested rows, with room for so many positions."""
+        store = _Store(self.rows if rows is None else len(rows), self.capacity if capacity is None else capacity)
         for layer in self.layers:
             assert isinstance(layer, _Layer)
             assert layer.held is not None
@@ -253,9 +253,9 @@ class _Store(Cache):
 
 def _copied_rows(part: Tensor, rows: Tensor | None, capacity: int) -> Tensor:
     """(rows, positions, ...) -> a copy with room for ``capacity`` positions."""
+    more, part = capacity - part.shape[1], part[:, :capacity]
     copied = part.clone() if rows is None else part.index_select(0, rows)
-    more = capacity - part.shape[1]
-    return torch.cat([copied, copied.new_zeros(len(copied), more, *copied.shape[2:])], 1) if more else copied
+    return torch.cat([copied, copied.new_zeros(len(copied), more, *copied.shape[2:])], 1) if more > 0 else copied
 
 
 @dataclass(frozen=True, eq=False)
@@ -345,7 +345,9 @@ class RaggedDecoding(ChunkedDecoding):
 
     def select(self, state: Any, rows: Tensor) -> Any:
         """Rows picked, repeated or dropped."""
-        store = state.store.copied(rows)
+        # rows that go on side by side: no more room is copied than the next few entries take
+        room = None if state.common_length is None else 16 * (state.common_length // 16 + 1)
+        store = state.store.copied(rows, room)
         held, shift = (None if part is None else part[rows] for part in (state.held, state.shift))
         return _RaggedState(store, 0, state.lengths[rows], state.common_length, state.context.select(rows), held, shift)
 
