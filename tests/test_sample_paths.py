@@ -427,3 +427,44 @@ def test_the_law_of_batches_of_ones_own_is_scored():
     refused("the batches hold ids", fr.evaluate, Coins(), blank(2), num_samples=8)
     ids = fr.evaluate(Coins(), blank(2), scores={"crps": lambda generated, batch: 1.0}, check=False)
     assert ids.free_running["crps"] == 1.0
+
+
+def test_weights_are_chosen_by_the_law_that_is_scored(tmp_path):
+    assert tiny(tmp_path, "model.head=gaussian", "evaluate.num_samples=9").train.select == "crps"
+    assert tiny(tmp_path, "model.head=gaussian", "evaluate.num_samples=9", "train.select=nrmse").train.select == "nrmse"
+    assert tiny(tmp_path, "model.head=gaussian").train.select == "nrmse"
+
+
+def test_paths_of_a_model_of_ones_own_that_predicts_values_are_refused_before_the_first_update(tmp_path, capsys):
+    """Its head is not in the recipe; of batches of one's own and of series; with a head both are scored."""
+    (tmp_path / "mine.py").write_text(
+        "import torch, freerun as fr\n"
+        "def make_model(values=1, *more, head='point'):\n"
+        "    return fr.models.RecurrentForecaster(values, *more[:2], size=4, head=head)\n"
+        "def make_data():\n"
+        "    g = torch.Generator().manual_seed(0)\n"
+        "    def batches(n): return [fr.Batch(torch.randn(4, 3, 1, generator=g), context={'past': "
+        "torch.randn(4, 5, 1, generator=g)}) for _ in range(n)]\n"
+        "    return {'train': batches(3), 'dev': batches(1), 'test': batches(2)}\n"
+    )
+    path = table(tmp_path)
+    kinds = {
+        "batches": {"kind": "python", "make": "mine.py:make_data"},
+        "series": {"kind": "series", "path": str(path), "past": 12, "horizon": 4, "targets": ["load"]},
+    }
+    for name, data in kinds.items():
+        recipe = write(tmp_path, toml(
+            data=data, model={"kind": "python", "make": "mine.py:make_model"}, method={"name": "teacher_forcing"},
+            train={"updates": 2}, evaluate={"num_samples": 4},
+        ))  # fmt: skip
+        err = ends(capsys, 2, "train", str(recipe), "--out", str(tmp_path / f"{name} point")).err
+        assert "`num_samples` are draws from the law that a model predicts" in err, name
+        assert not (tmp_path / f"{name} point").exists()
+        head = ("--set", 'model.arguments={head="gaussian"}', "--set", "model.head=gaussian")
+        for wrong, own in ((head[:2], "gaussian"), (head[2:], "point")):
+            few = (*wrong, *(("--set", "evaluate.num_samples=0") if own == "gaussian" else ()))
+            err = ends(capsys, 2, "train", str(recipe), *few, "--out", str(tmp_path / f"{name} point")).err
+            assert f'help: set head = "{own}" under [model]' in err
+        ends(capsys, 0, "train", str(recipe), *head, "--out", str(tmp_path / name))
+        scores = json.loads((tmp_path / name / "summary.json").read_text())["test"]["free_running"]
+        assert {"crps", "pinball", "coverage_80"} <= scores.keys(), name

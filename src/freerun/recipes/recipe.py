@@ -18,6 +18,7 @@ from torch.nn import Module
 
 from freerun.arguments import Range, above, between, rule_field
 from freerun.data.user_code import user_function
+from freerun.distributions import Head
 from freerun.errors import UserError
 from freerun.models import MODELS, SCALED, make_model, without_weights
 from freerun.models.forecasting.scaling import Centre
@@ -124,12 +125,15 @@ class PythonModel:
             It is called under the run's seed, on data of other kinds than ``python`` with the sizes of the data
             (vocabularies, channels) first.
         arguments: of the function, by name.
+        head: of values, what the model predicts of each: the value ("point"), or the law that its attribute ``head``
+            names; the loss and what is fed back are by it.
         sha256: the beginning of the hash of the file and of what it imports from its folder; resolved recipes hold it.
     """
 
     kind: Literal["python"] = "python"
     make: str = ""
     arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    head: Head = "point"
     sha256: str | None = None
 
     def __post_init__(self) -> None:

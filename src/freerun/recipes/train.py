@@ -12,7 +12,7 @@ import torch
 
 from freerun.data.records.codec import language_id
 from freerun.data.user_code import seeded
-from freerun.errors import CheckpointError, UserError, needing, refuse, visible
+from freerun.errors import CheckpointError, UserError, needing, visible
 from freerun.generation import head_of
 from freerun.keys import fold
 from freerun.methods.base import rehearsal
@@ -174,11 +174,11 @@ def method_of(recipe: Recipe, data: Any, task: DataTask, model: Module) -> Any:
 
 def rehearse(recipe: Recipe, model: Module, task: DataTask, method: Any) -> None:
     """Refuse before the first update, and before anything is written, what the model cannot do for a method."""
-    if isinstance(recipe.model, PythonModel) and task.real_valued:  # its head is not in the recipe
-        found = task.evaluate_problems(
-            recipe.evaluate, head_of(model), recipe.train.select.removeprefix("free_running_")
+    if isinstance(recipe.model, PythonModel) and task.real_valued and (own := head_of(model)) != recipe.model.head:
+        raise UserError(
+            f'model.head is "{recipe.model.head}", and that of the model of {recipe.model.make} is "{own}"\n  help: '
+            f'set head = "{own}" under [model], or make the model with another head'
         )
-        refuse([f"{key}: {problem}\n  help: {help}" for key, problem, help in found])
     rehearse_method: Any = rehearsal
     if isinstance(recipe.model, Pretrained):  # its loss is divided by a count known before the forward
         with needing("hf", "a model of kind huggingface"):
