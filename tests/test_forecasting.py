@@ -206,7 +206,7 @@ def test_ridge_is_the_closed_form(base, groups, monkeypatch):
     choice = regression._Variant(groups, base)
     weight = torch.from_numpy(random.uniform(0.1, 2, 60))
     pieces = zip(past.split(37), horizon.split(37), strict=True)
-    (sums,), dev = regression._summed([choice], pieces, [weight], 5, []), (past[:9], horizon[:9])
+    sums, dev = regression._summed(choice, pieces, weight, 5), (past[:9], horizon[:9])
     errors, linear = choice.errors(sums, dev), choice.forecast(sums, 0.1, 5)
     for own in range(groups):
         chosen = slice(None) if groups == 1 else slice(own, own + 1)
@@ -243,13 +243,13 @@ def test_a_few_windows_with_a_jump_do_not_decide_the_regression_and_neither_does
 
     robust = fit_linear(chosen_of(train), 600, dev, 25, period=12)
     choice = regression._Variant(1, (-1,) * 12)
-    (sums,) = regression._summed([choice], [train], [torch.ones(600, dtype=torch.float64)], 24, [])
+    sums = regression._summed(choice, [train], torch.ones(600, dtype=torch.float64), 24)
     assert error(robust) < 0.13 < error(choice.forecast(sums, robust.ridge, 24))
     # the weights are one over the error of the fit with the weights before
     before = torch.from_numpy(random.uniform(0.5, 1, 600))
-    (sums,) = regression._summed([choice], [train], [before], 24, [])
+    sums = regression._summed(choice, [train], before, 24)
     errors = (choice.forecast(sums, 0.1, 24)(train[0], 12) - train[1]).square().sum((1, 2)).sqrt()
-    (weights,) = regression._weighed([choice], chosen_of(train, 90), [before], 24)
+    weights = regression._weighed(choice, chosen_of(train, 90), before, 24)
     assert torch.allclose(weights, 1 / errors.clamp_min(0.1 * errors.mean()), rtol=1e-10)
 
 
@@ -263,6 +263,8 @@ def test_a_regression_is_chosen_on_dev_and_is_the_same_in_pieces():
     assert (linear(far[0], 4) - far[1]).square().mean() < 1.02 * copy
     pieces = fit_linear(chosen_of(train, 70), 600, far)
     assert torch.allclose(pieces.weights, linear.weights, atol=1e-9)
+    for few in (1, 2, 3):
+        assert fit_linear(chosen_of(train), few, far)(far[0], 4).isfinite().all()
     driver = torch.from_numpy(np.random.default_rng(2).normal(size=(900, 1)))
     led = torch.cat([driver, driver.roll(3, 0)], 1).unfold(0, 8, 1).transpose(1, 2)[5:]
     together = fit_linear(chosen_of((led[:600, :6], led[:600, 6:])), 600, (led[600:, :6], led[600:, 6:]))

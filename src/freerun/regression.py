@@ -95,7 +95,9 @@ class _Variant:
     def forecast(self, sums: _Sums, ridge: float, steps: int) -> LinearForecast:
         """The regression with a ridge, from raw past to raw horizon."""
         number = _RIDGES.index(ridge)
-        weights = torch.stack([next(islice(self.solutions(sums, n), number, None)) for n in range(self.groups)])
+        weights = torch.empty_like(sums.products)
+        for n in range(self.groups):
+            weights[n] = next(islice(self.solutions(sums, n), number, None))
         if self.base is not None:
             _read_raw(weights, steps, self.base)
         return LinearForecast(weights, steps, ridge)
@@ -145,40 +147,45 @@ def fit_linear(
     if period is not None and period <= steps:
         bases.insert(1, tuple(lead % period - period for lead in horizon))
     variants = [_Variant(number, base) for base in bases for number in groups]
-    weights = [torch.ones(count, dtype=torch.float64) for _ in variants]
-    for _ in range(_REWEIGHTED):
-        weights = _weighed(variants, train, weights, steps)
-    found: list[Tensor] = []
-    sums: list[_Sums] = []
-    marks = [round(count * share) for share in _ORIGINS]
-    held = max(1, _HELD // (dev[0][0].numel() + dev[1][0].numel()))
-    for (begin, origin), end in zip(pairwise(marks), [*marks[2:], None], strict=True):
-        sums = _summed(variants, train(range(begin, origin)), [each[begin:origin] for each in weights], steps, sums)
-        ahead = [dev] if end is None else train([origin + number for number in evenly(end - origin, held)])
-        for windows_past, windows_horizon in ahead if origin else []:
-            pair = windows_past[:, -steps:], windows_horizon
-            found.append(torch.cat([each.errors(own, pair) for each, own in zip(variants, sums, strict=True)]))
-    errors = torch.cat(found, 1)
+    weights, found = [torch.ones(count, dtype=torch.float64) for _ in variants], list[Tensor]()
+    for at, variant in enumerate(variants):  # one after the other: the sums of wide data are large
+        for _ in range(_REWEIGHTED):
+            weights[at] = _weighed(variant, train, weights[at], steps)
+        found.append(_ahead(variant, train, weights[at], steps, dev))
+    errors = torch.cat(found)
     moving = len(errors) - len(groups) * len(_RIDGES)
     number, level = _simplest(errors[:moving], independent), moving + _simplest(errors[moving:], independent)
     gain, error = _difference(errors[number] - errors[level], independent)
     if float(gain) > 3 * float(error):
         number = level
     chosen, ridge = divmod(number, len(_RIDGES))
-    return variants[chosen].forecast(sums[chosen], _RIDGES[ridge], steps)
+    sums = _summed(variants[chosen], train(range(count)), weights[chosen], steps)
+    return variants[chosen].forecast(sums, _RIDGES[ridge], steps)
 
 
-def _weighed(variants: list[_Variant], train: Windows, weights: list[Tensor], steps: int) -> list[Tensor]:
-    """(windows,) for each variant: one over the root of the squared error of a window, a tenth of the mean at least."""
-    count, found = len(weights[0]), [[] for _ in variants]
-    sums = _summed(variants, train(range(count)), weights, steps, [])
-    fits = [each.forecast(own, _WEIGHING, steps) for each, own in zip(variants, sums, strict=True)]
-    del sums
-    for past, horizon in train(range(count)):
-        for own, fit in zip(found, fits, strict=True):
-            own.append((fit(past, horizon.shape[1]) - horizon).square().sum((1, 2)).sqrt())
-    errors = [torch.cat(own) for own in found]
-    return [1 / own.clamp_min(max(0.1 * float(own.mean()), 1e-12)) for own in errors]
+def _weighed(variant: _Variant, train: Windows, weights: Tensor, steps: int) -> Tensor:
+    """(windows,) one over the root of the squared error of a window, of a tenth of the mean root at least."""
+    numbers = range(len(weights))
+    fit = variant.forecast(_summed(variant, train(numbers), weights, steps), _WEIGHING, steps)
+    roots = [(fit(past, horizon.shape[1]) - horizon).square().sum((1, 2)).sqrt() for past, horizon in train(numbers)]
+    errors = torch.cat(roots)
+    return 1 / errors.clamp_min(max(0.1 * float(errors.mean()), 1e-12))
+
+
+def _ahead(variant: _Variant, train: Windows, weights: Tensor, steps: int, dev: Pair) -> Tensor:
+    """(ridges, windows) errors on what comes after each origin, fitted to what comes before it."""
+    marks = [round(len(weights) * share) for share in _ORIGINS]
+    held = max(1, _HELD // (dev[0][0].numel() + dev[1][0].numel()))
+    found, sums = list[Tensor](), None
+    for (begin, origin), end in zip(pairwise(marks), [*marks[2:], None], strict=True):
+        if begin < origin:
+            sums = _summed(variant, train(range(begin, origin)), weights[begin:origin], steps, sums)
+        if sums is None:  # of one window the first half has none
+            continue
+        ahead = [dev] if end is None else train([origin + number for number in evenly(end - origin, held)])
+        pairs = ((past[:, -steps:], horizon) for past, horizon in ahead)
+        found += [variant.errors(sums, pair) for pair in pairs]
+    return torch.cat(found, 1)
 
 
 def _difference(errors: Tensor, independent: int) -> tuple[Tensor, Tensor]:
@@ -200,20 +207,20 @@ def _simplest(errors: Tensor, independent: int) -> int:
 
 
 def _summed(
-    variants: list[_Variant], windows: Iterable[Pair], weights: list[Tensor], steps: int, sums: list[_Sums]
-) -> list[_Sums]:
-    """The sums and those of further windows, (windows,) weights for each variant."""
+    variant: _Variant, windows: Iterable[Pair], weights: Tensor, steps: int, sums: _Sums | None = None
+) -> _Sums:
+    """Sums of windows that have these weights, added to those of earlier ones."""
     at = 0
     for past, horizon in windows:
-        for number, variant in enumerate(variants):
-            x, y = variant.pair(past[:, -steps:], horizon)
-            weight = weights[number][at : at + len(past)]
-            weighted = (x * weight[:, None]).mT
-            if len(sums) <= number:
-                empty = x.new_zeros(len(x), x.shape[2], x.shape[2]), x.new_zeros(len(x), x.shape[2], y.shape[2])
-                sums.append(_Sums(*empty, x.new_zeros(())))
-            sums[number].inputs.baddbmm_(weighted, x)
-            sums[number].products.baddbmm_(weighted, y)
-            sums[number].weights.add_(weight.sum())
+        x, y = variant.pair(past[:, -steps:], horizon)
+        weight = weights[at : at + len(past)]
+        weighted = (x * weight[:, None]).mT
+        if sums is None:
+            empty = x.new_zeros(len(x), x.shape[2], x.shape[2]), x.new_zeros(len(x), x.shape[2], y.shape[2])
+            sums = _Sums(*empty, x.new_zeros(()))
+        sums.inputs.baddbmm_(weighted, x)
+        sums.products.baddbmm_(weighted, y)
+        sums.weights.add_(weight.sum())
         at += len(past)
+    assert sums is not None
     return sums
