@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,6 +20,7 @@ from freerun.methods.controls import refuse_no_history
 from freerun.methods.report import StepStats, replacement_counts
 from freerun.objectives import CrossEntropy
 from freerun.rollin import resolve_engine
+from freerun.training.memory import try_longest
 from freerun.types import Step
 
 Inputs = Mapping[str, Any]
@@ -239,9 +241,13 @@ class MethodRunner:
         return fold(self.trainer.args.seed, "train")
 
     def _step(self) -> int:
-        step, world = self.trainer.state.global_step, self.trainer.accelerator.num_processes
-        samples = step * self.trainer.args.gradient_accumulation_steps * world * self._micro_batch_size()
-        return Step(step, sample=samples, epoch=self.trainer.state.epoch or 0.0)
+        step = self.trainer.state.global_step
+        return Step(step, sample=step * self._rows(), epoch=self.trainer.state.epoch or 0.0)
+
+    def _rows(self) -> int:
+        """Rows of an optimizer step, over all ranks."""
+        accumulate, world = self.trainer.args.gradient_accumulation_steps, self.trainer.accelerator.num_processes
+        return accumulate * world * self._micro_batch_size()
 
     def _micro_batch_size(self) -> int:
         args, world = self.trainer.args, self.trainer.accelerator.num_processes
@@ -276,6 +282,23 @@ class MethodRunner:
         batch = collated_batch(adapter, next((each for each in samples if has_targets(adapter, each)), samples[0]))
         # on the model within: processes need not wait for each other, and nothing is compiled for one row
         rehearse(method, adapt(adapter.inner), batch, trainer.state.max_steps, self._key())
+        self._try_longest(adapter, samples)
+
+    def _try_longest(self, adapter: Any, samples: list[Inputs]) -> None:
+        """Note what memory the longest horizon needs, on the largest micro-batch of the first step."""
+        trainer, state = self.trainer, self.trainer.state
+        learnt = [each for each in samples if has_targets(adapter, each)]
+        if not learnt or getattr(self.method, "horizon", None) is None:
+            return
+        largest, inner = max(learnt, key=lambda each: each["labels"].numel()), adapt(adapter.inner)
+        inner.train()
+        with trainer.accelerator.autocast():
+            try_longest(
+                self.method, inner, lambda: collated_batch(adapter, largest), state.max_steps,
+                at=lambda n: Step(n, sample=n * self._rows(), epoch=n * state.num_train_epochs / state.max_steps),
+                note=lambda text: print(text, file=sys.stderr) if trainer.is_world_process_zero() else None,
+                lower="lower per_device_train_batch_size and raise gradient_accumulation_steps",
+            )  # fmt: skip
 
 
 def adapted(model: nn.Module, sample: Inputs) -> Any:

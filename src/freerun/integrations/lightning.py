@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.nn import Module, Parameter
 from torch.optim import Optimizer
@@ -22,6 +23,7 @@ from freerun.methods import FreeRunning, Method, TeacherForcing
 from freerun.methods.controls import refuse_no_history
 from freerun.methods.report import StepStats
 from freerun.metrics.outputs import correct, sequence_correct
+from freerun.training.memory import try_longest
 from freerun.types import Outcome, Step
 
 
@@ -90,10 +92,12 @@ def training_step(module: LightningModule, model: Any, batch: Any, method: Metho
             its range within the run; a method that calls the model under a strategy that shards it.
     """
     callback = FreerunCallback.of(module)
-    if callback.fresh:
+    fresh, callback.fresh = callback.fresh, False
+    if fresh:
         _refuse(module, method)
-        callback.fresh = False
     micro_batch, step = callback.begin(_checked(batch, "training_step"), module.trainer)
+    if fresh:
+        _try_longest(module, model, micro_batch, method)
     outcome = method.run(model, micro_batch, step, fold(seed, "train"))
     return callback.add(outcome, module, ("teacher_forcing_ratio", *getattr(method, "ranges", ())))
 
@@ -175,6 +179,19 @@ def _refuse(module: LightningModule, method: Method) -> None:
     steps = module.trainer.estimated_stepping_batches  # -1 or infinite where nobody knows
     if math.isfinite(steps) and steps >= 1:
         method.check(int(steps))
+
+
+def _try_longest(module: LightningModule, model: Any, batch: Batch, method: Method) -> None:
+    """Note what memory the longest horizon needs, on the first batch; refuse what is more than there is."""
+    trainer = module.trainer
+    steps, updates = trainer.estimated_stepping_batches, trainer.num_training_batches
+    each = updates / trainer.accumulate_grad_batches if math.isfinite(updates) else math.nan
+    rows = batch.size * trainer.accumulate_grad_batches * _dealt(trainer)[0]
+    try_longest(
+        method, model, lambda: batch, int(steps) if math.isfinite(steps) and steps >= 1 else None,
+        at=lambda step: Step(step, sample=step * rows, epoch=step / each if each > 0 else None), note=rank_zero_info,
+        lower="let the loader's batches be smaller and raise accumulate_grad_batches",
+    )  # fmt: skip
 
 
 def mean_over_processes(values: list[float], trainer: Trainer, module: LightningModule) -> list[float]:

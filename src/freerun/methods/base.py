@@ -201,6 +201,10 @@ class TransformMethod(Arguments):
         """The model as it is scored and used after this training: itself."""
         return model
 
+    def at_longest(self, horizon: int) -> Any:
+        """The method at a horizon, with the memory that an update at it takes at most."""
+        return replace(self, horizon=float(horizon))
+
     def scheduled(self) -> Iterator[tuple[str, Any]]:
         """The parameters that may be schedules, with their values."""
         for name in self.ranges:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -140,6 +140,10 @@ class Pushforward(TransformMethod):
   year      = {2022}
 }""",
     )
+
+    def at_longest(self, horizon: int) -> Any:
+        """Always the horizon."""
+        return replace(self, horizon=float(horizon), drawn=False)
 
     def compute(self, model: Any, batch: Batch, step: int, key: int) -> Outcome:
         """One step: so many steps of free running, the last with gradient."""

@@ -6,9 +6,8 @@ import math
 import os
 import weakref
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 from freerun.batch import Batch
 from freerun.errors import ResourceError
 from freerun.methods.base import checked_call
+from freerun.rollin.model import is_sharded
 from freerun.schedules import Schedule, extremes
 from freerun.tasks.base import model_device
 from freerun.training.parallelize import MethodRun
@@ -144,44 +144,78 @@ def free_memory(device: torch.device) -> int | None:
     return min(found) // max(1, int(os.environ.get("LOCAL_WORLD_SIZE") or 1)) if found else None
 
 
-def check_memory(run: Run) -> None:
-    """Refuse a run whose longest horizon would not fit into memory, before its first update.
+def try_longest(
+    method: Any,
+    model: Any,
+    batch: Callable[[], Batch],
+    steps: int | None,
+    *,
+    at: Callable[[int], Step],
+    note: Callable[[str], object],
+    lower: str,
+) -> None:
+    """Note what an update at a method's longest horizon needs of memory, before there is a first update.
+
+    Args:
+        method: how it is trained; without a horizon nothing is tried.
+        model: as of ``estimate_memory``.
+        batch: makes what an update reads at once.
+        steps: updates of the run; None: nobody knows.
+        at: from an update to its step, with samples and epochs where they are known.
+        note: prints a line.
+        lower: what of the trainer makes an update smaller.
 
     Raises:
-        ResourceError: with the horizon, what it needs and what is free.
+        ResourceError: where it is more than there is, with the horizon, what it needs and what is free.
     """
-    settings, job, method = run.job.settings, run.job, cast(Any, run.job.method)
     horizon = getattr(method, "horizon", None)
-    if horizon is None or run.over:
-        return
-    if run.parts.wrapped.sharded:  # its parts are not called alone
-        run.progress.note("the memory of the longest horizon was not tried: the model's weights are sharded")
+    if horizon is None:
         return
     step, longest = Step(0), float(horizon) if not isinstance(horizon, Schedule) else 0.0
+    why = "the model's weights are sharded" if is_sharded(model) else None  # its parts are not called alone
+    if not isinstance(model, Module):
+        why = f"the model is a {type(model).__name__}, not an nn.Module"
     if isinstance(horizon, Schedule):
-        last = run.plan.at(settings.updates - 1).step
-        _, _, longest, at = extremes(horizon, Step(last + 1, sample=last.sample, epoch=last.epoch))
-        step = run.plan.at(int(at)).step if horizon.unit == "step" else last
-    method = replace(
-        method, horizon=float(math.floor(longest + 1e-9)), **({"drawn": False} if hasattr(method, "drawn") else {})
-    )
+        last = at(max(0, (steps or 1) - 1))
+        if steps is None or (horizon.unit != "step" and getattr(last, horizon.unit) is None):
+            why = why or "how long the run is, and so the longest horizon, is not known"
+        else:
+            # a step behind the last: positions are counted up to it
+            _, _, longest, found = extremes(horizon, Step(last + 1, sample=last.sample, epoch=last.epoch))
+            step = at(int(found)) if horizon.unit == "step" else last
+    if why is not None:
+        note(f"the memory of the longest horizon was not tried: {why}")
+        return
+    smaller = f"lower method.horizon, {lower}, or set method.gradient = 'checkpointed' or a number of steps"
+    try:
+        tried = batch()
+        needed = estimate_memory(method.at_longest(math.floor(longest + 1e-9)), model, tried, step)
+    except Exception as error:
+        raise_explained(error, model, f"a trial of the longest horizon, {longest:g} steps", smaller)
+    free, most = free_memory(model_device(model)), min(int(longest), int(tried.replaceable.sum(1).max()))
+    text = f"the longest horizon, {most} steps of {tried.size} rows, needs about {needed / 2**20:,.0f} MiB in an update"
+    note(f"{text}; {'?' if free is None else f'{free / 2**20:,.0f}'} MiB are free")
+    if free is not None and needed > free:
+        raise ResourceError(f"{text} (it comes at update {int(step)}), and {free / 2**20:,.0f} MiB are free: {smaller}")
+
+
+def check_memory(run: Run) -> None:
+    """``try_longest`` of a run of our own loop."""
+    settings, job, device = run.job.settings, run.job, model_device(run.job.model)
+    if run.over:
+        return
+    if run.parts.wrapped.sharded and getattr(job.method, "horizon", None) is not None:
+        run.progress.note("the memory of the longest horizon was not tried: the model's weights are sharded")
+        return
     example = max(range(len(job.task.lengths)), key=lambda index: job.task.lengths[index])
     rank, size = run.parts.processes.rank, run.parts.processes.size
     rows = max(len(each.indices) for each in pieces(run.plan.at(0), settings.accumulate, rank, size))
-    device = model_device(job.model)
-    smaller = (
-        "lower method.horizon, raise train.accumulate, or set method.gradient = 'checkpointed' or a number of steps"
-    )
-    try:
-        batch = job.task.batch([example] * rows, torch.arange(rows)).to(device)
-        steps = min(int(longest), int(batch.replaceable.sum(1).max()))
-        what = f"the longest horizon, {steps} steps"
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=settings.amp == "bf16"):
-            needed = estimate_memory(method, job.model, batch, step)
-    except Exception as error:
-        raise_explained(error, job.model, f"a trial of the longest horizon, {longest:g} steps", smaller)
-    free = free_memory(device)
-    text = f"{what} of {batch.size} rows, needs about {needed / 2**20:,.0f} MiB in an update"
-    run.progress.note(f"{text}; {'?' if free is None else f'{free / 2**20:,.0f}'} MiB are free")
-    if free is not None and needed > free:
-        raise ResourceError(f"{text} (it comes at update {int(step)}), and {free / 2**20:,.0f} MiB are free: {smaller}")
+
+    def batch() -> Batch:
+        return job.task.batch([example] * rows, torch.arange(rows)).to(device)
+
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=settings.amp == "bf16"):
+        try_longest(
+            job.method, job.model, batch, settings.updates,
+            at=lambda step: run.plan.at(step).step, note=run.progress.note, lower="raise train.accumulate",
+        )  # fmt: skip
