@@ -133,20 +133,29 @@ DRAWN = 'method={name="multi_step", gradient="checkpointed", horizon={schedule="
 RUNNING = 'method={name="generalised_teacher_forcing", alpha="running", every=2, decay=0.5}'
 
 
-@pytest.mark.parametrize("changes", [[DRAWN], [RUNNING, "model.kind=shallow_plrnn"]], ids=["horizon", "alpha"])
-def test_what_is_drawn_or_kept_goes_on_as_if_never_stopped(tmp_path, changes):
+PUSHED = 'method={name="pushforward", horizon=4}'
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [("horizon", [DRAWN]), ("alpha", [RUNNING, "model.kind=shallow_plrnn"]), ("steps", [PUSHED])],
+)
+def test_what_is_drawn_or_kept_goes_on_as_if_never_stopped(tmp_path, name, changes):
     recipe = tiny(tmp_path, *changes, "train.updates=8", "train.save_every=4", "train.keep=3", "train.accumulate=2")
-    for name in ("whole", "stopped"):
-        run_recipe(recipe, tmp_path / name, progress=False)
-    for name in ("summary.json", "test-items.jsonl"):
-        (tmp_path / "stopped" / name).unlink()
+    for run in ("whole", "stopped"):
+        run_recipe(recipe, tmp_path / run, progress=False)
+    for file in ("summary.json", "test-items.jsonl"):
+        (tmp_path / "stopped" / file).unlink()
     shutil.rmtree(tmp_path / "stopped" / "checkpoints" / "step-00000008")
     run_recipe(recipe, tmp_path / "stopped", resume=True, progress=False)
-    whole, stopped = (load_run(tmp_path / name).model.state_dict() for name in ("whole", "stopped"))
-    assert all(torch.equal(whole[name], stopped[name]) for name in whole)
+    whole, stopped = (load_run(tmp_path / run).model.state_dict() for run in ("whole", "stopped"))
+    assert all(torch.equal(whole[each], stopped[each]) for each in whole)
     lines = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
-    name = "horizon" if changes[0] == DRAWN else "alpha"
     found = [line[name] for line in lines if line["event"] == "update"]
+    if name == "steps":  # evenly from 1 to the horizon; all 8 equal: 4^-7
+        assert set(found) <= {1, 2, 3, 4}
+        assert len(set(found)) > 1
+        return
     if name == "alpha":
         assert len(set(found)) == 5  # 1, and one more after updates 0, 2, 4 and 6
         return

@@ -123,8 +123,7 @@ class MethodRunner:
                     "where the trainer's is plain cross-entropy, set loss_from = 'method' in your class",
                 ]
             )
-        names = dict.fromkeys(("teacher_forcing_ratio", *(name for name, _ in getattr(method, "scheduled", tuple)())))
-        self._stats = StepStats(tuple(names))
+        self._stats = StepStats.of(method)
         self._window: AccumulationWindow | None = None
         self._adapter: Any = None
         self._checked: Any = None
@@ -207,7 +206,7 @@ class MethodRunner:
 
     def pop_log(self) -> dict[str, float]:
         """Return a log line's numbers of the micro-batches since the last, over all ranks; all have to call it."""
-        stats, self._stats = self._stats, StepStats(self._stats.names)
+        stats, self._stats = self._stats, StepStats.of(self.method)
         gathered = self.trainer.accelerator.gather(torch.tensor([stats.sums()], device=self.trainer.args.device))
         summed = stats.with_sums(gathered.sum(0).tolist())
         return summed.numbers() if summed.micro_batches else {}

@@ -101,6 +101,9 @@ class TransformMethod(Arguments):
 
     # shared argument -> why it has no effect with this method
     without: ClassVar[Mapping[str, str]] = {}
+    # numbers of its report that trainers log beside those parameters, and means: of two sums in it the quotient
+    logged: ClassVar[tuple[str, ...]] = ()
+    means: ClassVar[dict[str, tuple[str, str]]] = {}
 
     horizon: float | Schedule | None = field(default=None, kw_only=True)
     loss_on: str | tuple[float, ...] = field(default="all", kw_only=True)

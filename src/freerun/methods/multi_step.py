@@ -129,6 +129,7 @@ class Pushforward(TransformMethod):
     only_for: ClassVar[tuple[str, str] | None] = ("values", "scheduled_sampling")
     ranges: ClassVar[dict[str, tuple[float, float]]] = SHARED
     without: ClassVar[Mapping[str, str]] = dict.fromkeys(("loss_on", "target"), "whose loss is the last step's")
+    logged: ClassVar[tuple[str, ...]] = ("steps",)
     citation: ClassVar[Citation] = Citation(
         formula="u = sg[f^(h-1)(y_0)], h drawn evenly from 1 to horizon;  loss = |f(u) - y_h|^2",
         reference="Brandstetter, J., Worrall, D. and Welling, M. (2022). Message passing neural PDE solvers. ICLR. "

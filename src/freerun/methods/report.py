@@ -19,10 +19,13 @@ SUMS = ("total", "count", "examples", "micro_batches", "eligible", "replaced", "
 class StepStats:
     """Sums over micro-batches, of one process or of all.
 
-    ``names`` are those of scheduled parameters, of which the last values are kept.
+    ``names`` are those of scheduled parameters and of what is drawn, of which the last values are kept; ``means`` are
+    quotients of two sums that the method reports.
     """
 
     names: tuple[str, ...] = ()
+    means: Mapping[str, tuple[str, str]] = field(default_factory=dict[str, tuple[str, str]])
+    parts: dict[str, float] = field(default_factory=dict[str, float])
     total: float = 0.0
     count: float = 0.0
     examples: int = 0
@@ -37,6 +40,13 @@ class StepStats:
     certified: set[str] = field(default_factory=set[str])
     scheduled: dict[str, float] = field(default_factory=dict[str, float])
     errors: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+
+    @classmethod
+    def of(cls, method: Any) -> StepStats:
+        """Return no sums yet, of what a method reports."""
+        means: Mapping[str, tuple[str, str]] = getattr(method, "means", {})
+        names = ("teacher_forcing_ratio", *getattr(method, "ranges", ()), *getattr(method, "logged", ()))
+        return cls(names, means, {name: 0.0 for pair in means.values() for name in pair})
 
     def add(
         self,
@@ -61,16 +71,18 @@ class StepStats:
         self.engines |= {str(report["engine"])} if "engine" in report else set()
         self.certified |= {str(report["certified"])} if "certified" in report else set()
         self.errors += [report["errors"]] if "errors" in report else []
+        self.parts = {name: total + float(report.get(name, 0)) for name, total in self.parts.items()}
         self.scheduled |= {name: float(report[name]) for name in self.names if name in report}
 
     def sums(self) -> list[float]:
-        """Return the numbers named in ``SUMS``."""
-        return [float(getattr(self, name)) for name in SUMS]
+        """Return the numbers named in ``SUMS``, and the method's own."""
+        return [*(float(getattr(self, name)) for name in SUMS), *self.parts.values()]
 
     def with_sums(self, sums: Sequence[float]) -> StepStats:
-        """Return the same scheduled values with other numbers named in ``SUMS``."""
-        numbers: dict[str, Any] = dict(zip(SUMS, sums, strict=True))
-        return StepStats(self.names, **numbers, scheduled=self.scheduled)
+        """Return the same scheduled values with others of the numbers that ``sums`` returns."""
+        numbers: dict[str, Any] = dict(zip(SUMS, sums[: len(SUMS)], strict=True))
+        parts = dict(zip(self.parts, sums[len(SUMS) :], strict=True))
+        return StepStats(self.names, self.means, parts, **numbers, scheduled=self.scheduled)
 
     def record(self) -> dict[str, Any]:
         """JSON-able."""
@@ -81,8 +93,11 @@ class StepStats:
         """Return the sums of all processes from the ``record`` of each."""
         far = [each["squared_deviation"] for each in records if each["squared_deviation"] is not None]
         sums: dict[str, Any] = {name: sum(each[name] for each in records) for name in (*SUMS, "work")}
+        parts = {name: sum(each["parts"][name] for each in records) for name in records[0]["parts"]}
         return cls(
             **sums,
+            means=records[0]["means"],
+            parts=parts,
             squared_deviation=sum(far) if far else None,
             engines=set[str]().union(*(each["engines"] for each in records)),
             certified=set[str]().union(*(each["certified"] for each in records)),
@@ -97,10 +112,15 @@ class StepStats:
             return None
         return math.sqrt(self.squared_deviation / self.replaced)
 
+    def values(self) -> dict[str, float]:
+        """Return scheduled and drawn values, and the method's own means; one of nothing is left out."""
+        pairs = {name: (self.parts[total], self.parts[count]) for name, (total, count) in self.means.items()}
+        return {**self.scheduled, **{name: total / count for name, (total, count) in pairs.items() if count}}
+
     def numbers(self) -> dict[str, float]:
-        """Return what a trainer logs: scheduled values, realised shares, and passes as a mean over micro-batches."""
+        """Return what a trainer logs: ``values``, realised shares, and passes as a mean over micro-batches."""
         return {
-            **self.scheduled,
+            **self.values(),
             "replaced_share": self.replaced / self.eligible if self.eligible else 0.0,
             "disagreeing_share": self.disagreeing / self.eligible if self.eligible else 0.0,
             "passes": self.passes / max(self.micro_batches, 1),

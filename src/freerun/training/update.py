@@ -99,7 +99,7 @@ def _update(parts: TrainObjects, task: Task, settings: TrainSettings, planned: U
         "lr": rate,
         "grad_norm": norm,
         "teacher_forcing_ratio": None,
-        **window.scheduled,
+        **window.values(),
         **{name: int(getattr(window, name)) for name in ("eligible", "replaced", "disagreeing")},
         **{name: getattr(window, name) for name in ("deviation", "passes", "work")},
         "engine": ", ".join(sorted(window.engines)),
@@ -112,7 +112,7 @@ def _window(parts: TrainObjects, task: Task, settings: TrainSettings, planned: U
     """Run an update's micro-batches forward and backward; return the sums over all ranks."""
     run, processes, step = parts.wrapped, parts.processes, planned.step
     device = next(parts.model.parameters()).device
-    window = StepStats(("teacher_forcing_ratio", *getattr(run.method, "ranges", ())))
+    window = StepStats.of(run.method)
     own = pieces(planned, settings.accumulate, processes.rank, processes.size)
     with processes.raise_on_all_ranks():  # before the first call that others wait in
         batches = [task.batch(piece.indices, piece.rows) for piece in own]
