@@ -1,5 +1,7 @@
 """Strict numerics for every test."""
 
+import os
+
 import pytest
 import torch
 
@@ -8,6 +10,16 @@ def pytest_collection_modifyitems(items):
     # an address differs from process to process, and workers that collect other names run nothing
     unstable = [item.nodeid for item in items if " at 0x" in item.nodeid]
     assert not unstable, f"names of tests must be the same in every process: {unstable[:3]}"
+
+
+@pytest.fixture(autouse=True)
+def _own_environment():
+    """What a trainer sets (Lightning names ranks) must not tell the next test's trainer that it is distributed."""
+    before = dict(os.environ)
+    yield
+    for name in set(os.environ) - set(before):
+        if "RANK" in name or "WORLD_SIZE" in name or name.startswith("MASTER_"):
+            del os.environ[name]
 
 
 @pytest.fixture(autouse=True)

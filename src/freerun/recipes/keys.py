@@ -39,7 +39,7 @@ def sections() -> dict[str, tuple[type[Any], tuple[str, ...]]]:
     """Section, or section and kind -> its class, and keys that are no recipe's.
 
     >>> [name for name in sections() if name.startswith(("t", "c", "data.t"))]
-    ['train', 'compare', 'compare.arms', 'data.toy', 'data.text']
+    ['train', 'compare', 'compare.arms', 'data.toy', 'data.text', 'target.optimal_completion']
     """
     found: dict[str, tuple[type[Any], tuple[str, ...]]] = {
         "train": (TrainSettings, ("seed",)),
