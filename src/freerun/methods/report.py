@@ -93,7 +93,7 @@ class StepStats:
         """Return the sums of all processes from the ``record`` of each."""
         far = [each["squared_deviation"] for each in records if each["squared_deviation"] is not None]
         sums: dict[str, Any] = {name: sum(each[name] for each in records) for name in (*SUMS, "work")}
-        parts = {name: sum(each["parts"][name] for each in records) for name in records[0]["parts"]}
+        parts: dict[str, float] = {name: sum(each["parts"][name] for each in records) for name in records[0]["parts"]}
         return cls(
             **sums,
             means=records[0]["means"],
