@@ -5,13 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from freerun.batch import Batch
-from freerun.errors import UserError
+from freerun.errors import CheckpointError, UserError
 from freerun.integrations.hf_adapt import adapt
 from freerun.integrations.hf_mistakes import label_notices, label_problems, tokenizer_problems
 from freerun.keys import fold
@@ -24,6 +26,9 @@ from freerun.training.memory import try_longest
 from freerun.types import Step
 
 Inputs = Mapping[str, Any]
+
+STATE = "freerun_method.pt"
+"""File of a trainer's checkpoint with the state of a method that has one."""
 
 
 @dataclass(eq=False)
@@ -112,6 +117,7 @@ class MethodRunner:
         if problems := loss_problems(trainer):
             raise UserError(problems)
         self.method = self._smoothed()
+        self.begins_from: Path | None = None  # the checkpoint that a call of train goes on from
         unknown = "its class does not declare own_loss, the phrases that name what of its loss is its own (): nothing"
         lost = getattr(method, "own_loss", (unknown,)) if loss_from == "trainer" else ()
         if lost:
@@ -144,6 +150,7 @@ class MethodRunner:
             # a call of train: the arguments may have changed since the last
             self.method = self._smoothed()
             self._check(adapter, samples)
+            self._load_state()
             self._checked = self.trainer.state
         elif self._window is not None and not self._window.micro:
             raise UserError(
@@ -210,6 +217,32 @@ class MethodRunner:
         gathered = self.trainer.accelerator.gather(torch.tensor([stats.sums()], device=self.trainer.args.device))
         summed = stats.with_sums(gathered.sum(0).tolist())
         return summed.numbers() if summed.micro_batches else {}
+
+    def save_state(self, folder: Path) -> None:
+        """Write the state of a method that has one beside a checkpoint's weights; all processes have to call it."""
+        state = getattr(self.method, "state_dict", dict)()
+        if not state or not self.trainer.is_world_process_zero():
+            return
+        if not folder.is_dir():
+            raise UserError(
+                f"{self.method!r} has a state, which belongs into the trainer's checkpoint, and {folder} is not there: "
+                "train outside of hyperparameter_search, or use a method without a state"
+            )
+        torch.save(state, folder / STATE)
+
+    def _load_state(self) -> None:
+        """Give a method its state back; it begins anew where the training does."""
+        load: Any = getattr(self.method, "load_state_dict", dict)
+        if self.begins_from is None or not getattr(self.method, "state_dict", dict)():
+            return load({})
+        path = self.begins_from / STATE
+        try:
+            load(torch.load(path, "cpu", weights_only=True))
+        except (OSError, EOFError, RuntimeError, UnpicklingError) as error:
+            raise CheckpointError(
+                f"{path}: the state of {self.method.name} cannot be read ({error}): begin anew, or from a checkpoint "
+                "that was saved with this method"
+            ) from error
 
     def _smoothed(self) -> Any:
         if self.loss_from == "trainer":

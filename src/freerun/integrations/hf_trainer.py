@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 
 from freerun.errors import UserError
 from freerun.integrations.hf_generate import predictions
@@ -17,6 +19,16 @@ if TYPE_CHECKING:
     Base = transformers.Trainer
 else:
     Base = object
+
+
+class _KeepsState(transformers.TrainerCallback):
+    """Writes a method's state into each checkpoint."""
+
+    def __init__(self, applied: MethodRunner) -> None:
+        self.applied = applied
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.applied.save_state(Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
 
 
 class MethodMixin(Base):
@@ -65,6 +77,7 @@ class MethodMixin(Base):
         if problems := without_labels(self, after.__name__):
             raise UserError(problems)
         self._applied = MethodRunner(self, method, _loss_from(self))
+        self.add_callback(_KeepsState(self._applied))
         if self._applied.loss_from == "method":
             # the loss is divided by the full window's count already
             self.loss_is_scaled_for_ga = True
@@ -101,13 +114,17 @@ class MethodMixin(Base):
             return (loss, {"loss": loss, "logits": logits}) if return_outputs else loss
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
+    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
         """The trainer's own; what evaluation could not generate is refused before the first step."""
+        if self.method is not None:
+            last = resume_from_checkpoint
+            last = get_last_checkpoint(self.args.output_dir) if last is True else last
+            self._applied.begins_from = Path(last) if last else None
         if self._generates and self.args.eval_strategy != "no":
             with torch.random.fork_rng(devices_of(self)):
                 for inputs in map(self._prepare_inputs, first_rows(self)):
                     predictions(self, inputs)
-        return super().train(*args, **kwargs)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def prediction_step(
         self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None, **settings: Any

@@ -37,6 +37,7 @@ from freerun.training.weights import WEIGHTS, Specs, misfits, not_finite, pack, 
 
 _MEMORY = "optimizer.safetensors"
 _EMA = "ema.safetensors"
+_METHOD = "method.safetensors"
 _STATE = "state.json"
 
 
@@ -59,7 +60,9 @@ class TrainState:
     replaced: float = 0.0
     due: bool = False  # the weights are still to be evaluated: the run was stopped meanwhile
     changes: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])  # made on purpose when it went on
-    method: dict[str, float] = field(default_factory=dict[str, float])  # state of a method that has one
+    method: dict[str, float] = field(
+        default_factory=dict[str, float]
+    )  # state of a method that has one, without its tensors
 
 
 class _State(TypedDict):
@@ -94,6 +97,7 @@ class Saved:
     weights: dict[str, Tensor]
     memory: dict[str, Tensor]
     averaged: dict[str, Tensor]
+    method: dict[str, Tensor]
     processes: int
     changes: list[Change]
 
@@ -107,6 +111,8 @@ def save(folder: Path, parts: TrainObjects, state: TrainState, identity: dict[st
     """Write the checkpoint of ``state.step`` under ``folder/checkpoints``: what all processes have, by the first."""
     weights = weights_of(parts.model)
     memory = optimizer_tensors(parts.model, parts.optimizer)
+    kept: dict[str, float | Tensor] = getattr(parts.wrapped.method, "state_dict", dict)()
+    state.method = {name: value for name, value in kept.items() if not isinstance(value, Tensor)}
     averaged = None if parts.ema is None else parts.ema.full_tensors()
     broken = not_finite(parts.model, weights)
     for what, tensors in (("averaged ", averaged or {}), ("optimizer state of ", memory)):
@@ -129,6 +135,8 @@ def save(folder: Path, parts: TrainObjects, state: TrainState, identity: dict[st
     }
     if averaged is not None:
         files[_EMA] = pack(averaged)
+    if tensors := {name: value for name, value in kept.items() if isinstance(value, Tensor)}:
+        files[_METHOD] = pack(tensors)
     write_folder(folder / "checkpoints" / folder_name(state.step), files)
     sync_folder(folder)
 
@@ -171,12 +179,14 @@ def newest(
     return None
 
 
-def restore(parts: TrainObjects, saved: Saved | None) -> None:
-    """Give optimizer and average their state back, in all processes; the model has its weights."""
+def restore(parts: TrainObjects, saved: Saved | None, state: TrainState) -> None:
+    """Give optimizer, average and method their state back, in all processes; the model has its weights."""
     load_optimizer(parts.model, parts.optimizer, parts.processes.broadcast(saved.memory if saved else None))
     averaged = parts.processes.broadcast(saved.averaged if saved else None)
     if parts.ema is not None and averaged:
         parts.ema.load(averaged)
+    load_method: Any = getattr(parts.wrapped.method, "load_state_dict", dict)
+    load_method({**state.method, **parts.processes.broadcast(saved.method if saved else None)})
 
 
 def _read_state(stored: Stored) -> _State:
@@ -212,5 +222,10 @@ def _read(stored: Stored, content: _State, needed: Needed, changes: list[Change]
     own = needed.averaged
     if own is not None and not ("train.ema" in changed and _EMA not in stored.files):
         averaged = read_tensors(stored, _EMA, lambda specs: misfits(specs, own))
+    method: dict[str, Tensor] = {}
+    if any(c.key == "method" and c.before.partition("(")[0] != c.after.partition("(")[0] for c in changes):
+        state.method = {}  # another one begins with a state of its own
+    elif _METHOD in stored.files:
+        method = read_tensors(stored, _METHOD, lambda _: [])
     processes = content.get("processes", 1)
-    return Saved(stored.path, state, content["metrics_bytes"], weights, memory, averaged, processes, changes)
+    return Saved(stored.path, state, content["metrics_bytes"], weights, memory, averaged, method, processes, changes)

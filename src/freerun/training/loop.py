@@ -209,10 +209,10 @@ def _open(
             (saved.state, saved.processes, saved.metrics_bytes, saved.changes) if saved else (TrainState(), 0, 0, [])
         )
     )
-    load_method: Any = getattr(job.method, "load_state_dict", dict)
-    load_method(state.method)
     if before:
-        restore(parts, saved)
+        restore(parts, saved, state)
+    else:
+        getattr(job.method, "load_state_dict", dict)({})  # its object may have trained another model
     with processes.raise_on_all_ranks():
         board = Board(folder, state.step, on=settings.tensorboard and processes.first)
         metrics = Metrics(folder / "metrics.jsonl", size) if processes.first else Unwritten()
@@ -324,7 +324,6 @@ def _evaluate(run: Run) -> None:
 def _save(run: Run) -> None:
     run.parts.processes.at(f"saving after {run.state.step} updates")
     run.lap()
-    run.state.method = getattr(run.job.method, "state_dict", dict)()
     with run.parts.processes.raise_on_all_ranks():
         checkpoint.save(run.job.folder, run.parts, run.state, run.identity, run.metrics.sync())
         if run.parts.processes.first:

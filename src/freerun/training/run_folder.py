@@ -28,7 +28,9 @@ RUN_FILES = (
     "train-fed.json", "diagnosis.json", "diagnosis.html", "diagnosis.html.part", "lock",
 )  # fmt: skip
 RUN_FOLDERS = ("checkpoints", "model", "tensorboard")
-STEP_FILES = ("model.safetensors", "optimizer.safetensors", "ema.safetensors", "state.json", MANIFEST)
+STEP_FILES = (
+    "model.safetensors", "optimizer.safetensors", "ema.safetensors", "method.safetensors", "state.json", MANIFEST,
+)  # fmt: skip
 _MODEL_FILES = ("model.safetensors", "model.json", MANIFEST)
 _CHECKPOINT = re.compile(r"(step|best)-\d{8}")
 _EVENT_FILE = re.compile(r"events\.out\.tfevents\.\d+\..+")
