@@ -179,9 +179,9 @@ class RecurrentLabeller(nn.Module):
                 f"the source has {len(state.gates)} positions, and a label at position {state.position + 1} was "
                 "requested: there is one label for each observed symbol"
             )
-        return self.head(state.hidden[-1] if rows is None else state.hidden[-1][rows])
+        return self.head(state.hidden[-1] if rows is None else state.hidden[-1].index_select(0, rows))
 
     def select(self, state: LabellerState, rows: Tensor) -> LabellerState:
         """The state of the requested rows, in that order."""
-        hidden, cell = (tuple(part[rows] for part in group) for group in (state.hidden, state.cell))
+        hidden, cell = (tuple(part.index_select(0, rows) for part in group) for group in (state.hidden, state.cell))
         return LabellerState(hidden, cell, state.gates[:, rows], state.position, state.weights)

@@ -241,10 +241,10 @@ class Steps:
         return _Walk(*self.model.step(inputs, state.state)[:2])
 
     def output(self, state: _Walk, rows: Tensor | None = None) -> Tensor:
-        return state.outputs if rows is None else state.outputs[rows]
+        return state.outputs if rows is None else state.outputs.index_select(0, rows)
 
     def select(self, state: _Walk, rows: Tensor) -> _Walk:
-        return _Walk(state.outputs[rows], self.model._select_rows(state.state, rows))  # pyright: ignore[reportPrivateUsage]
+        return _Walk(state.outputs.index_select(0, rows), self.model._select_rows(state.state, rows))  # pyright: ignore[reportPrivateUsage]
 
 
 def _stacked(extras: list[Any], size: int) -> Any:

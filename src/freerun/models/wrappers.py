@@ -157,11 +157,11 @@ class RecurrentDecoder(nn.Module):
 
     def output(self, state: _RNNState, rows: Tensor | None = None) -> Tensor:
         """The outputs of the next position, of these rows."""
-        return self.head(state.hidden if rows is None else state.hidden[rows])
+        return self.head(state.hidden if rows is None else state.hidden.index_select(0, rows))
 
     def select(self, state: _RNNState, rows: Tensor) -> _RNNState:
         """These rows of the state."""
-        return _RNNState(state.hidden[rows], map_leaves(state.layers, lambda leaf: leaf[:, rows]))
+        return _RNNState(state.hidden.index_select(0, rows), map_leaves(state.layers, lambda leaf: leaf[:, rows]))
 
 
 class _Attended(NamedTuple):
@@ -298,11 +298,11 @@ class TransformerDecoderModel(nn.Module):
 
     def output(self, state: _Attended, rows: Tensor | None = None) -> Tensor:
         """The logits of the next position, of these rows."""
-        return self.head(state.hidden if rows is None else state.hidden[rows])
+        return self.head(state.hidden if rows is None else state.hidden.index_select(0, rows))
 
     def select(self, state: _Attended, rows: Tensor) -> _Attended:
         """These rows of the state."""
-        parts = map_leaves(tuple(state[:4]), lambda leaf: None if leaf is None else leaf[rows])
+        parts = map_leaves(tuple(state[:4]), lambda leaf: None if leaf is None else leaf.index_select(0, rows))
         return _Attended(parts[0], parts[1], parts[2], parts[3], state.read)
 
 
@@ -388,13 +388,13 @@ class OneStepMap(nn.Module):
 
     def output(self, state: Tensor, rows: Tensor | None = None) -> Tensor:
         """``f`` of the last entry, of these rows."""
-        values = state if rows is None else state[rows]
+        values = state if rows is None else state.index_select(0, rows)
         outputs = self.map(values if self.shape is None else values.unflatten(-1, self.shape))
         return outputs if self.shape is None else outputs.flatten(1)
 
     def select(self, state: Tensor, rows: Tensor) -> Tensor:
         """These rows of the state."""
-        return state[rows]
+        return state.index_select(0, rows)
 
     def detach(self, state: Tensor) -> Tensor:
         """The state without gradient into its past."""

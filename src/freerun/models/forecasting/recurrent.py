@@ -145,15 +145,15 @@ class RecurrentNetwork(nn.Module):
         """(rows, numbers) outputs at the position the state stands before."""
         hidden, last = state.hidden[-1], state.last
         if rows is not None:
-            hidden = hidden[rows]
-            last = last[rows] if self.residual else last
+            hidden = hidden.index_select(0, rows)
+            last = last.index_select(0, rows) if self.residual else last
         return self._outputs(hidden, last)
 
     def select(self, state: RecurrentState, rows: Tensor) -> RecurrentState:
         """Return the state of the requested rows, in that order."""
-        hidden, cell = (tuple(part[rows] for part in group) for group in (state.hidden, state.cell))
+        hidden, cell = (tuple(part.index_select(0, rows) for part in group) for group in (state.hidden, state.cell))
         future = None if state.future is None else state.future[:, rows]
-        return RecurrentState(hidden, cell, state.last[rows], state.position, future, state.weights)
+        return RecurrentState(hidden, cell, state.last.index_select(0, rows), state.position, future, state.weights)
 
     def detach(self, state: RecurrentState) -> RecurrentState:
         """The same state without the gradient into what came before; the weights' own gradient stays."""
@@ -197,8 +197,13 @@ class EncodedPast:
 
     def select(self, rows: Tensor) -> EncodedPast:
         """Return the requested rows."""
-        hidden, cell = (tuple(part[rows] for part in group) for group in (self.hidden, self.cell))
-        return EncodedPast(hidden, cell, self.last[rows], None if self.future is None else self.future[rows])
+        hidden, cell = (tuple(part.index_select(0, rows) for part in group) for group in (self.hidden, self.cell))
+        return EncodedPast(
+            hidden,
+            cell,
+            self.last.index_select(0, rows),
+            None if self.future is None else self.future.index_select(0, rows),
+        )
 
 
 class RecurrentForecaster(RecurrentNetwork):
@@ -382,11 +387,11 @@ class ShallowPLRNN(nn.Module):
 
     def output(self, state: Tensor, rows: Tensor | None = None) -> Tensor:
         """(rows, values): the next state."""
-        return self._next(state if rows is None else state[rows])
+        return self._next(state if rows is None else state.index_select(0, rows))
 
     def select(self, state: Tensor, rows: Tensor) -> Tensor:
         """The requested rows."""
-        return state[rows]
+        return state.index_select(0, rows)
 
     def detach(self, state: Tensor) -> Tensor:
         """The same entry without its gradient."""

@@ -32,7 +32,7 @@ class _Future(DecoderContext):
 
     def select(self, rows: Tensor) -> _Future:
         """The requested rows."""
-        return _Future(future=None if self.future is None else self.future[rows])
+        return _Future(future=None if self.future is None else self.future.index_select(0, rows))
 
 
 class TransformerForecaster(CausalTransformer):

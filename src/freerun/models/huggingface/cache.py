@@ -59,13 +59,15 @@ class CachedDecoding(HuggingFaceModel):
 
     def output(self, state: _State, rows: Tensor | None = None) -> Tensor:
         """(rows, vocab) logits at the next position, of the requested rows."""
-        return self.head(state.hidden if rows is None else state.hidden[rows])
+        return self.head(state.hidden if rows is None else state.hidden.index_select(0, rows))
 
     def select(self, state: _State, rows: Tensor) -> _State:
         """Rows picked, repeated or dropped."""
         cache = _copied(state.cache)
         cache.reorder_cache(rows)
-        return replace(state, cache=cache, hidden=state.hidden[rows], context=state.context.select(rows))
+        return replace(
+            state, cache=cache, hidden=state.hidden.index_select(0, rows), context=state.context.select(rows)
+        )
 
     def _read(self, state: _State | None, ids: Tensor, context: SourceContext) -> _State:
         past = {} if state is None else {state.name: _copied(state.cache)}
@@ -234,7 +236,11 @@ class _Store(Cache):
             new.is_initialized = True
             new.held = tuple(_copied_rows(part, rows, store.capacity) for part in layer.held)  # pyright: ignore
             store.layers.append(new)
-        store.cross = self.cross if rows is None else [(keys[rows], values[rows]) for keys, values in self.cross]
+        store.cross = (
+            self.cross
+            if rows is None
+            else [(keys.index_select(0, rows), values.index_select(0, rows)) for keys, values in self.cross]
+        )
         store.used, store.unused = self.used, self.unused
         store.hidden = None if self.hidden is None else _copied_rows(self.hidden, rows, store.capacity)
         return store
@@ -341,15 +347,17 @@ class RaggedDecoding(ChunkedDecoding):
                 return store.logits
             return self.head(store.hidden[:, state.common_length - 1])
         rows = torch.arange(store.rows, device=state.lengths.device) if rows is None else rows
-        return self.head(store.hidden[rows, state.lengths[rows] - 1])
+        return self.head(store.hidden[rows, state.lengths.index_select(0, rows) - 1])
 
     def select(self, state: Any, rows: Tensor) -> Any:
         """Rows picked, repeated or dropped."""
         # rows that go on side by side: no more room is copied than the next few entries take
         room = None if state.common_length is None else 16 * (state.common_length // 16 + 1)
         store = state.store.copied(rows, room)
-        held, shift = (None if part is None else part[rows] for part in (state.held, state.shift))
-        return _RaggedState(store, 0, state.lengths[rows], state.common_length, state.context.select(rows), held, shift)
+        held, shift = (None if part is None else part.index_select(0, rows) for part in (state.held, state.shift))
+        return _RaggedState(
+            store, 0, state.lengths.index_select(0, rows), state.common_length, state.context.select(rows), held, shift
+        )
 
     def crop(self, state: Any, lengths: Tensor) -> Any:
         """Forget what was read beyond ``lengths`` entries of the history of each row."""

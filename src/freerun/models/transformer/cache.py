@@ -54,7 +54,7 @@ class Absent:
 
     def select(self, rows: Tensor) -> Absent:
         """The requested rows."""
-        return Absent(self.inputs[rows], self.before[rows])
+        return Absent(self.inputs.index_select(0, rows), self.before.index_select(0, rows))
 
 
 class Layer:
@@ -114,7 +114,7 @@ class Cache:
 
     def select(self, rows: Tensor) -> Cache:
         """A copy of the requested rows."""
-        return self._with(lambda part: part[rows])
+        return self._with(lambda part: part.index_select(0, rows))
 
     def detached(self) -> Cache:
         """A copy that holds the same numbers without their graph."""

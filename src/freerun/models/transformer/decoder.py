@@ -39,7 +39,7 @@ class DecoderContext:
 
     def select(self, rows: Tensor) -> DecoderContext:
         """The requested rows."""
-        memory, mask = (None if part is None else part[rows] for part in (self.memory, self.mask))
+        memory, mask = (None if part is None else part.index_select(0, rows) for part in (self.memory, self.mask))
         return DecoderContext(memory, mask, None if self.absent is None else self.absent.select(rows))
 
     @property
@@ -199,15 +199,15 @@ class CausalTransformer(nn.Module):
         """(rows, vocab) logits of the position each row stands before."""
         if state.common_length is not None:
             last = state.cache.hidden[:, state.common_length - 1]
-            return self.head(last if rows is None else last[rows])
+            return self.head(last if rows is None else last.index_select(0, rows))
         if rows is None:
             rows = torch.arange(len(state.lengths), device=state.lengths.device)
-        return self.head(state.cache.hidden[rows, state.lengths[rows] - 1])
+        return self.head(state.cache.hidden[rows, state.lengths.index_select(0, rows) - 1])
 
     def select(self, state: DecoderState, rows: Tensor) -> DecoderState:
         """The state of the requested rows, in that order."""
-        sources = tuple((keys[rows], values[rows]) for keys, values in state.sources)
-        cache, lengths = state.cache.select(rows), state.lengths[rows]
+        sources = tuple((keys.index_select(0, rows), values.index_select(0, rows)) for keys, values in state.sources)
+        cache, lengths = state.cache.select(rows), state.lengths.index_select(0, rows)
         return DecoderState(cache, cache.version, lengths, state.common_length, sources, state.context.select(rows))
 
     def crop(self, state: DecoderState, lengths: Tensor) -> DecoderState:
