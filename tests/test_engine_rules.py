@@ -80,6 +80,12 @@ def test_auto_takes_the_measured_choice_and_the_same_entries():
         (transformer(), 0.1, "step"), (transformer(), 1.0, "none"),
     ):  # fmt: skip
         assert fr.scheduled_sampling(ratio).run(model, batch, STEP, KEY).report["engine"] == engine
+    for size, ratio, coupling, engine in (
+        (2, 0.5, "gumbel", "jacobi"), (3, 0.5, "gumbel", "window"), (2, 0.5, "inverse_cdf", "window"),
+        (2, 0.0, "gumbel", "window"),
+    ):  # fmt: skip
+        method = fr.scheduled_sampling(ratio, draw=draws.Sample(coupling=coupling))
+        assert method.run(transformer(), ragged(size=size, time=9), STEP, KEY).report["engine"] == engine
 
 
 def test_an_engine_that_cannot_be_honoured_is_refused_before_anything_is_own():

@@ -32,15 +32,17 @@ class Auto(Arguments):
         A model without the Stepper methods, or sharded, repeats parallel passes; a Stepper is stepped; over a cache the
         processor reads in windows, which compute every position once, and steps where more than three fifths of the
         entries are own and nearly every position is a call anyway; with four rows or fewer a call of windows that are
-        laid out beforehand costs no more than one of steps (measured: ``docs/engines.md``). On an accelerator
-        the calls cost, not the positions: parallel passes, and where more than three fifths are own windows of 8, or
-        steps (argued, not measured).
+        laid out beforehand costs no more than one of steps, and with one or two rows and noise for each symbol parallel
+        passes are fewer calls (measured: ``docs/engines.md``). On an accelerator the calls cost, not the positions:
+        parallel passes, and where more than three fifths are own windows of 8, or steps (argued, not measured).
         """
         dense = 5 * replacement.number > 3 * int(batch.replaceable.sum())
         processor = batch.history.device.type == "cpu"
         if not supports(model, Cached):
             return _STEP if (processor or dense) and supports(model, Stepper) else _JACOBI
         if processor:
+            if batch.size <= 2 and not dense and replacement.draw.noise_size(2) > 1:
+                return _JACOBI
             few = batch.size <= 4 and supports(model, Planned)
             return _STEP if dense and not few else _WINDOW
         return Window(8) if dense else _JACOBI
