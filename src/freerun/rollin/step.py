@@ -101,4 +101,4 @@ def _embedding(model: Any, history: Tensor, state: Any) -> Callable[[Tensor], Te
     if vocab > history.numel() or largest >= vocab:
         return model.embed
     table = model.embed(torch.arange(vocab, device=history.device))
-    return lambda entries: torch.embedding(table, entries)
+    return lambda entries: table.index_select(0, entries.flatten()).unflatten(0, entries.shape)
