@@ -43,6 +43,7 @@ ARGUMENTS = {
     "data_as_demonstrator_online": {},
     "gaussian_noise": {"std": "matched", "rate": 0.5},
     "confusion_noise": {"rate": 0.5, "law": fr.methods.ErrorLaw()},
+    "word_dropout": {"teacher_forcing_ratio": 0.5, "blank": 0},
     "no_history": {},
     "optimal_completion": {"end": 0},
 }
@@ -59,6 +60,7 @@ OFF = {
     "reverse_scheduled_sampling": {"context_ratio": 1.0, "teacher_forcing_ratio": 1.0},
     "gaussian_noise": {"std": 0.0},
     "confusion_noise": {"rate": 0.0, "law": fr.methods.ErrorLaw()},
+    "word_dropout": {"teacher_forcing_ratio": 1.0, "blank": 0},
 }
 IDS_ONLY = ("two_pass", "confidence_aware", "token_noise", "unlikelihood", "optimal_completion")
 # they learn from runs to the model's own end, for which gold must have one
@@ -215,6 +217,7 @@ OTHER = {
     "temperature": 0.5, "top_k": 2, "passes": 1, "redraw": False, "t_golden": 0.1, "t_rand": 0.9, "rate": 0.9,
     "noise": "same_sentence", "vocabulary": 4, "frequencies": (1.0,) * 5, "exclude_gold": True, "drawn": False,
     "alpha": 0.9, "tau": 3, "context_ratio": 0.2, "std": 0.1, "end": 0, "margin": 1, "target": least,
+    "blank": 1, "each": "symbol",
 }  # fmt: skip
 
 

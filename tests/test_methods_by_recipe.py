@@ -24,7 +24,7 @@ ARGUMENTS = {
     "parallel": "teacher_forcing_ratio = 0.5\npasses = 2", "token_noise": "rate = 0.5", "multi_step": "horizon = 2",
     "pushforward": "horizon = 2", "sparse_teacher_forcing": "tau = 2", "generalised_teacher_forcing": "alpha = 0.5",
     "reverse_scheduled_sampling": "context_ratio = 0.5\nteacher_forcing_ratio = 0.5",
-    "gaussian_noise": 'std = "matched"',
+    "gaussian_noise": 'std = "matched"', "word_dropout": "teacher_forcing_ratio = 0.5",
 }  # fmt: skip
 # where the past is the context there is no warm-up in the history
 PAST = ("recurrent_forecaster", "article")
@@ -125,6 +125,9 @@ def test_a_method_trains_a_kind_of_model_or_is_refused_before_anything_is_writte
     elif name == "optimal_completion" and world == "transformer_lm":
         assert code == 2
         assert "the model has no end symbol of its own: pass end=" in printed
+    elif name == "word_dropout" and world == "transformer_lm":
+        assert code == 2
+        assert "blank=None is no id" in printed
     else:
         assert code == 0, printed
 

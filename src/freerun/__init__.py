@@ -66,6 +66,7 @@ if TYPE_CHECKING:
         token_noise as token_noise,
         two_pass as two_pass,
         unlikelihood as unlikelihood,
+        word_dropout as word_dropout,
     )
     from freerun.models import MODELS as MODELS, StepModel as StepModel
     from freerun.rollin import ENGINES as ENGINES, Draft as Draft, Window as Window
@@ -84,9 +85,9 @@ _NAMES = {
     "gates": "GATES",
     "generation": "Generated generate",
     "methods": "METHODS PRESETS confidence_aware confusion_noise data_as_demonstrator data_as_demonstrator_online "
-    "falling free_running gaussian_noise generalised_teacher_forcing multi_step no_history optimal_completion parallel "
-    "pushforward reverse_scheduled_sampling rising scheduled_sampling sparse_teacher_forcing teacher_forcing "
-    "token_noise two_pass unlikelihood",
+    "falling free_running gaussian_noise generalised_teacher_forcing multi_step no_history optimal_completion "
+    "parallel pushforward reverse_scheduled_sampling rising scheduled_sampling sparse_teacher_forcing teacher_forcing "
+    "token_noise two_pass unlikelihood word_dropout",
     "models": "MODELS StepModel",
     "schedules": "SCHEDULES",
     "rollin": "Draft ENGINES Window",

@@ -34,6 +34,7 @@ from freerun.methods.scheduled_sampling import (
 )
 from freerun.methods.two_pass import ConfidenceAware, TwoPass, confidence_aware, two_pass
 from freerun.methods.unlikelihood import Unlikelihood, unlikelihood
+from freerun.methods.word_dropout import WordDropout, word_dropout
 
 __all__ = [
     "METHODS",
@@ -60,6 +61,7 @@ __all__ = [
     "TwoPass",
     "Unlikelihood",
     "WithoutHistory",
+    "WordDropout",
     "bptt_sa",
     "confidence_aware",
     "confusion_noise",
@@ -86,6 +88,7 @@ __all__ = [
     "token_noise",
     "two_pass",
     "unlikelihood",
+    "word_dropout",
 ]
 
 METHODS: dict[str, type[Any]] = {
@@ -106,5 +109,6 @@ METHODS: dict[str, type[Any]] = {
     "data_as_demonstrator_online": DataAsDemonstratorOnline,
     "gaussian_noise": GaussianNoise,
     "confusion_noise": ConfusionNoise,
+    "word_dropout": WordDropout,
     "no_history": NoHistory,
 }

@@ -37,19 +37,23 @@ def end_of(end: int | str | None, model: Any, batch: Batch, name: str) -> int:
     """
     if isinstance(end, int):
         return end
-    inner = unwrap(model)
-    ends: Sequence[int] = inner.generation_defaults(batch).ends if isinstance(inner, Ruled) else ()
+    ends = model_ends(model, batch)
     if len(ends) == 1:
         return ends[0]
     known = f"its generation ends with any of {list(ends)}" if ends else "the model has no end symbol of its own"
     raise UserError(f"{name} lets rows end by themselves, and {known}: pass end=, the id that ends a row")
 
 
+def model_ends(model: Any, batch: Batch) -> Sequence[int]:
+    """The end symbols of the model's own generation."""
+    inner = unwrap(model)
+    return inner.generation_defaults(batch).ends if isinstance(inner, Ruled) else ()
+
+
 def with_end(method: Any, end: int | None) -> Any:
-    """The method; of one that needs an end symbol and names none, with that of the data."""
-    if end is None or getattr(method, "end", end) is not None:
-        return method
-    return replace(method, end=end)
+    """The method; of one that needs an end symbol, or feeds it as a blank, and names none, with that of the data."""
+    names = [name for name in ("end", "blank") if end is not None and getattr(method, name, end) is None]
+    return replace(method, **dict.fromkeys(names, end)) if names else method
 
 
 def row_limits(batch: Batch, margin: int) -> Tensor:
