@@ -54,6 +54,8 @@ class RecurrentSeq2Seq(nn.Module):
         size: width of the decoder; a bidirectional encoder has half of it each way.
         embedding: width of the embeddings; default ``size``.
         layers: of encoder and decoder each.
+        encoder_layers: of the encoder; default ``layers``.
+        decoder_layers: of the decoder; default ``layers``.
         cell: ``"rnn"``, ``"gru"`` or ``"lstm"``.
         attention: ``"luong"`` or None.
         bidirectional: read the source both ways.
@@ -83,6 +85,8 @@ class RecurrentSeq2Seq(nn.Module):
         size: int = 256,
         embedding: int | None = None,
         layers: int = 1,
+        encoder_layers: int | None = None,
+        decoder_layers: int | None = None,
         cell: Cell = "lstm",
         attention: Literal["luong"] | None = "luong",
         bidirectional: bool = True,
@@ -93,17 +97,18 @@ class RecurrentSeq2Seq(nn.Module):
         self._settings = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         _check(self._settings)
         width = size if embedding is None else embedding
+        read, made = (layers if own is None else own for own in (encoder_layers, decoder_layers))
         self.target_vocab = target_vocab
         self.size = size
         self.drop = nn.Dropout(dropout)
         self.encoder = RecurrentEncoder(
-            source_vocab, width, size, layers=layers, cell=cell, bidirectional=bidirectional, dropout=dropout
+            source_vocab, width, size, layers=read, cell=cell, bidirectional=bidirectional, dropout=dropout
         )
         states = 2 if cell == "lstm" else 1
-        self.bridge = nn.Linear(self.encoder.summary_size, states * layers * size)
+        self.bridge = nn.Linear(self.encoder.summary_size, states * made * size)
         self.embedding = nn.Embedding(target_vocab, width)
         self.start_vector = nn.Parameter(torch.randn(width))
-        self.decoder = CELLS[cell](width, size, layers, dropout=dropout if layers > 1 else 0.0)
+        self.decoder = CELLS[cell](width, size, made, dropout=dropout if made > 1 else 0.0)
         if attention is not None:
             self.query = nn.Linear(size, self.encoder.memory_size, bias=False)
             self.combine = nn.Linear(size + self.encoder.memory_size, size)
@@ -215,8 +220,9 @@ class RecurrentSeq2Seq(nn.Module):
 
 def _check(settings: Mapping[str, Any]) -> None:
     problems = COUNT.problems(**{name: settings[name] for name in ("source_vocab", "target_vocab", "size", "layers")})
-    if settings["embedding"] is not None and COUNT.problem("", settings["embedding"]):
-        problems.append(f"embedding must be at least 1, or None for `size`; got {settings['embedding']!r}")
+    for name, other in (("embedding", "size"), ("encoder_layers", "layers"), ("decoder_layers", "layers")):
+        if settings[name] is not None and COUNT.problem("", settings[name]):
+            problems.append(f"{name} must be at least 1, or None for `{other}`; got {settings[name]!r}")
     if settings["cell"] not in tuple(CELLS):
         problems.append(f"cell must be one of {', '.join(CELLS)}; got {settings['cell']!r}")
     if settings["attention"] not in ("luong", None):

@@ -88,7 +88,7 @@ def _arguments(cls: type[Any]) -> list[inspect.Parameter]:
 _RANGES = {
     **dict.fromkeys(("size", "embedding", "feed_forward"), Range(1, 10**6, whole=True)),
     **dict.fromkeys(("heads", "max_positions"), Range(1, whole=True)),
-    "layers": Range(1, 256, whole=True),
+    **dict.fromkeys(("layers", "encoder_layers", "decoder_layers"), Range(1, 256, whole=True)),
     "dropout": Range(0, 1, "[)"),
     "fed_back": Range(0, whole=True),
 }
