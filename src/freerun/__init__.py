@@ -58,6 +58,7 @@ if TYPE_CHECKING:
         optimal_completion as optimal_completion,
         parallel as parallel,
         pushforward as pushforward,
+        raml as raml,
         reverse_scheduled_sampling as reverse_scheduled_sampling,
         rising as rising,
         scheduled_sampling as scheduled_sampling,
@@ -86,8 +87,8 @@ _NAMES = {
     "generation": "Generated generate",
     "methods": "METHODS PRESETS confidence_aware confusion_noise data_as_demonstrator data_as_demonstrator_online "
     "falling free_running gaussian_noise generalised_teacher_forcing multi_step no_history optimal_completion "
-    "parallel pushforward reverse_scheduled_sampling rising scheduled_sampling sparse_teacher_forcing teacher_forcing "
-    "token_noise two_pass unlikelihood word_dropout",
+    "parallel pushforward raml reverse_scheduled_sampling rising scheduled_sampling sparse_teacher_forcing "
+    "teacher_forcing token_noise two_pass unlikelihood word_dropout",
     "models": "MODELS StepModel",
     "schedules": "SCHEDULES",
     "rollin": "Draft ENGINES Window",

@@ -21,6 +21,7 @@ from freerun.methods.noise import GaussianNoise, TokenNoise, gaussian_noise, tok
 from freerun.methods.optimal_completion import OptimalCompletionDistillation, optimal_completion
 from freerun.methods.parallel import Parallel, parallel
 from freerun.methods.presets import PRESETS, bptt_sa, falling, reverse, rising
+from freerun.methods.raml import RewardAugmented, raml
 from freerun.methods.reverse_scheduled_sampling import ReverseScheduledSampling, reverse_scheduled_sampling
 from freerun.methods.scheduled_sampling import (
     FreeRunning,
@@ -54,6 +55,7 @@ __all__ = [
     "Parallel",
     "Pushforward",
     "ReverseScheduledSampling",
+    "RewardAugmented",
     "ScheduledSampling",
     "SparseTeacherForcing",
     "TeacherForcing",
@@ -79,6 +81,7 @@ __all__ = [
     "optimal_completion",
     "parallel",
     "pushforward",
+    "raml",
     "reverse",
     "reverse_scheduled_sampling",
     "rising",
@@ -110,5 +113,6 @@ METHODS: dict[str, type[Any]] = {
     "gaussian_noise": GaussianNoise,
     "confusion_noise": ConfusionNoise,
     "word_dropout": WordDropout,
+    "raml": RewardAugmented,
     "no_history": NoHistory,
 }

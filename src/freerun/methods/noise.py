@@ -147,8 +147,8 @@ def _without_match(rate: Any, problems: Sequence[str]) -> list[str]:
 
 
 def with_vocabulary(method: Any, model: Any, batch: Batch) -> Any:
-    """The method; of uniform token noise with the width of the outputs, where the model has no ``target_vocab``."""
-    uniform = isinstance(method, TokenNoise) and method.noise == "uniform" and method.vocabulary is None
+    """The method; of even noise over a vocabulary with the outputs' width, where the model has no ``target_vocab``."""
+    uniform = getattr(method, "noise", "uniform") == "uniform" and getattr(method, "vocabulary", 0) is None
     if not uniform or isinstance(getattr(unwrap(model), "target_vocab", None), int):
         return method
     return replace(method, vocabulary=eval_logits(model, batch.select(torch.tensor([0]))).shape[-1])
