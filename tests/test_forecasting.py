@@ -18,6 +18,7 @@ from freerun.diagnostics.naive import naive_forecasts
 from freerun.metrics.outputs import first_divergence, nrmse, rmse_by_horizon, valid_time
 from freerun.models import PlainForecaster, RecurrentForecaster
 from freerun.regression import fit_linear
+from freerun.tasks.base import Evaluation
 from freerun.tasks.series import ForecastSettings, SeriesTask, evaluate_windows, forecast, hide_horizon, median
 from freerun.training import TrainSettings, fit
 from freerun.training.log import jsonable
@@ -278,6 +279,49 @@ def test_the_simplest_choice_within_one_standard_error_is_kept():
     level, worse = best + noise, best + 0.5 + 0.1 * noise
     assert regression._simplest(torch.stack([worse, level, best]), 8) == 1
     assert regression._simplest(torch.stack([worse, best + 0.01, best]), 8) == 2
+
+
+def started_at(offset: float, moved: float) -> nn.Module:
+    """Starts at the last value and an offset, by which it is moved since."""
+    weights = torch.zeros(1, PAST * 2 + 1, HORIZON * 2)
+    for lead in range(HORIZON):
+        for value in range(2):
+            weights[0, (PAST - 1) * 2 + value, lead * 2 + value] = 1.0
+    weights[0, -1] = offset
+    torch.manual_seed(0)
+    model = fr.models.WindowScaled(RecurrentForecaster(2, size=4), 2, linear=True).fit_linear(weights, PAST, HORIZON)
+    model.inner.out.bias.data += moved
+    return model
+
+
+def test_what_is_clearly_better_than_before_training_is_found_by_paired_windows():
+    """Against a hand-written start, by blocks of windows that do not overlap."""
+    task = SeriesTask(data_of())
+    worse, better = (task.evaluate(started_at(3.0, moved), "dev") for moved in (1.0, -3.0))
+    assert worse.off_start == {"nrmse": False, "mse": False, "mae": False}
+    assert better.off_start == {"nrmse": True, "mse": True, "mae": True}
+    start = [item["nrmse"] for item in task.evaluate(started_at(3.0, 0.0), "dev").items]
+    moved = task.evaluate(started_at(3.0, 0.2), "dev")
+    rows = sum(part.end - part.begin for part in task.data.segments["dev"])
+    blocks = np.array_split(np.subtract(start, [item["nrmse"] for item in moved.items]), rows // HORIZON)
+    means = np.array([block.mean() for block in blocks])
+    clear = means.mean() > 2 * means.std(ddof=1) / math.sqrt(len(means))
+    assert moved.off_start["nrmse"] == clear
+    assert task.evaluate(model_of("past"), "dev").off_start == {}
+
+
+@pytest.mark.parametrize(("clear", "kept"), [(True, 2), (False, 0)])
+def test_the_start_is_kept_unless_training_is_clearly_better(clear, kept, tmp_path, monkeypatch):
+    task, scores = SeriesTask(data_of()), iter((3.0, 2.0, 1.0))
+
+    def evaluated(self, model, split):
+        nrmse = next(scores) if split == "dev" else 9.0
+        return Evaluation({"loss": 1.0}, {"nrmse": nrmse}, off_start={"nrmse": clear})
+
+    monkeypatch.setattr(SeriesTask, "evaluate", evaluated)
+    settings = TrainSettings(updates=2, evaluate_every=1, batch_size=8, select="nrmse")
+    summary = fit(model_of("past"), task, fr.methods.TeacherForcing(), settings, tmp_path / "run")
+    assert summary["best"]["step"] == kept
 
 
 def test_dev_windows_are_spread_and_test_is_complete():

@@ -155,8 +155,7 @@ def fit_linear(
     errors = torch.cat(found)
     moving = len(errors) - len(groups) * len(_RIDGES)
     number, level = _simplest(errors[:moving], independent), moving + _simplest(errors[moving:], independent)
-    gain, error = _difference(errors[number] - errors[level], independent)
-    if float(gain) > 3 * float(error):
+    if clearly(errors[number] - errors[level], independent, 3):
         number = level
     chosen, ridge = divmod(number, len(_RIDGES))
     sums = _summed(variants[chosen], train(range(count)), weights[chosen], steps)
@@ -194,6 +193,16 @@ def _difference(errors: Tensor, independent: int) -> tuple[Tensor, Tensor]:
     means = torch.stack([block.mean(-1) for block in blocks])
     spread = means.std(0) / len(means) ** 0.5 if len(means) > 1 else torch.zeros_like(means[0])
     return means.mean(0), spread
+
+
+def clearly(gains: Tensor, independent: int, errors: float) -> bool:
+    """True if the mean of (windows,) gains is more than so many standard errors above 0; NaN is no gain.
+
+    >>> clearly(torch.tensor([1.0, 2.0, 1.0, 2.0]), 4, 2), clearly(torch.tensor([5.0, -1.0, 5.0, -1.0]), 4, 2)
+    (True, False)
+    """
+    gain, error = _difference(gains, independent)
+    return float(gain) > errors * float(error)
 
 
 def _simplest(errors: Tensor, independent: int) -> int:

@@ -36,6 +36,7 @@ class Evaluation:
         items: one JSON-able record per item, for paired comparisons.
         curves: name -> numbers by lead time, for tasks that have them.
         forecasts: a few complete items, for figures.
+        off_start: free-running score -> whether it is clearly better than before training; left out: start is no model.
     """
 
     __repr__ = brief
@@ -45,6 +46,7 @@ class Evaluation:
     items: list[dict[str, Any]] = field(default_factory=list)
     curves: Mapping[str, list[float]] = field(default_factory=dict[str, list[float]])
     forecasts: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    off_start: Mapping[str, bool] = field(default_factory=dict[str, bool])
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,7 +34,7 @@ from freerun.metrics.outputs import first_divergence, nrmse, rmse_by_horizon, va
 from freerun.metrics.probabilistic import sample_quantiles
 from freerun.metrics.table import SERIES, TaskReport
 from freerun.models import MODELS, WindowScaled
-from freerun.regression import LinearForecast, fit_linear
+from freerun.regression import LinearForecast, clearly, fit_linear
 from freerun.rollin.model import eval_mode
 from freerun.tasks.base import DataTask, DiagnosisInput, Evaluation, Examples, missing_path, model_device, parts
 from freerun.tasks.naive_rows import RESIDUALS, Naive, fitting, median, with_naive
@@ -45,6 +45,8 @@ _PATHS = 2**22
 """Values of sample paths of a forecast at a time; changes no number."""
 _EMBEDDING = ("recurrent_forecaster", "plain_forecaster", "transformer_forecaster", "python")
 """Kinds of models that take categories."""
+_CLEAR = 2.0
+"""Standard errors by which the errors of windows must be less than before training, that training is kept."""
 _LONGEST = 4000
 """Steps of the test part that a diagnosis runs freely over."""
 
@@ -199,7 +201,8 @@ class SeriesTask(DataTask):
         if split not in self._windows:
             chosen = evenly(self.data.windows(split), self.items if split == "dev" else None)
             make = lambda numbers: self.data.window_batch(split, [chosen[n] for n in numbers])  # noqa: E731
-            windows = Windows(len(chosen), make, self.data.codec.horizon)
+            rows, horizon = sum(part.end - part.begin for part in self.data.segments[split]), self.data.codec.horizon
+            windows = Windows(len(chosen), make, horizon, independent=min(len(chosen), rows // horizon))
             self._windows[split] = with_naive(windows, self.naive)
         return self._windows[split]
 
@@ -411,7 +414,12 @@ def evaluate_windows(model: Module, windows: Windows, settings: ForecastSettings
         {"source": f"window {number}", **dict(zip(names, row, strict=True))}
         for number, row in enumerate(zip(*columns.values(), strict=True))
     ]
-    return Evaluation(teacher_forced, free_running, items, curves)
+    off_start = {
+        score: clearly((scores[f"start_{name}"] - scores[name])[~scores["nrmse"].isnan()], windows.independent, _CLEAR)
+        for score, name in (("nrmse", "nrmse"), ("mse", "squared"), ("mae", "absolute"))
+        if "start_nrmse" in scores
+    }
+    return Evaluation(teacher_forced, free_running, items, curves, off_start=off_start)
 
 
 def forecast(model: Module, batch: Batch, horizon: int, draw: str = "auto", key: int = 0) -> Tensor:
@@ -448,10 +456,9 @@ def _scores(
     leads = torch.arange(1, horizon + 1, device=free.device)[None, :, None]
     free = free.masked_fill(lost & (leads >= gone[:, None, None]), math.nan)
     scores = {
+        **_errors(free.masked_fill(lost, math.inf), gold),
         "nrmse": nrmse(free, gold),
         "last_tenth": nrmse(free[:, -tenth:], gold[:, -tenth:]),
-        "squared": (free - gold).square().masked_fill(lost, math.inf).masked_fill(missing, 0).sum((1, 2)),
-        "absolute": (free - gold).abs().masked_fill(lost, math.inf).masked_fill(missing, 0).sum((1, 2)),
         "length": (~missing).sum((1, 2)),
         "valid_time": valid_time(free, gold, settings.threshold),
         "diverged_at": gone,
@@ -459,9 +466,18 @@ def _scores(
         "teacher_forced_by_lead": rmse_by_horizon(teacher_forced, gold),
         "free_running_by_lead": rmse_by_horizon(free, gold),
     }
+    if isinstance(model, WindowScaled) and model.linear:
+        start = model.regress(batch.context["past"][..., : model.values], horizon)[:, :horizon].double()
+        scores |= {f"start_{name}": errors for name, errors in _errors(start, gold).items()}
     if settings.num_samples:
         scores |= probabilistic_scores(model, batch, horizon, settings, numbers)
     return {name: each.cpu() for name, each in scores.items()}
+
+
+def _errors(forecast: Tensor, gold: Tensor) -> dict[str, Tensor]:
+    """Of each window the NRMSE, and the sums of the squared and absolute errors of what is there."""
+    off = (forecast - gold).masked_fill(gold.isnan(), 0)
+    return {"nrmse": nrmse(forecast, gold), "squared": off.square().sum((1, 2)), "absolute": off.abs().sum((1, 2))}
 
 
 def complete_windows(

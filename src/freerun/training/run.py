@@ -211,6 +211,8 @@ def _score_dev(run: Run) -> tuple[TrainState, dict[str, Any], float]:
     state.due = False
     value = selected_score(evaluation, settings.select)
     better = improves(settings.select, value, state.best_value, settings.min_delta)
+    if state.best_step == 0:
+        better = better and evaluation.off_start.get(settings.select.removeprefix("free_running_"), True)
     # weights kept for an equal score are no reason to go on
     state.stale = 0 if better and value != state.best_value else state.stale + 1
     state.stopped_early = settings.patience is not None and state.stale >= settings.patience

@@ -501,10 +501,14 @@ class SeriesData:
 
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """Windows to score on: how many, their batch by number, positions to predict, scores of naive forecasts."""
+    """Windows to score on: how many, their batch by number, positions to predict, scores of naive forecasts.
+
+    ``independent``: how many of them do not overlap.
+    """
 
     count: int
     make: Callable[[list[int]], Batch]
     horizon: int
     naive: Mapping[str, tuple[dict[str, float], dict[str, list[float]]]] = field(default_factory=dict[str, Any])
+    independent: int = 8
     __repr__ = brief

@@ -203,14 +203,17 @@ class WindowScaled(nn.Module):
         scale = (variance + _SMALL).sqrt() if self.deviation else torch.ones_like(centre)
         context = {**batch.context, "past": torch.cat([(known - centre) / scale, rest], -1)}
         own, scale = centre[..., : self.values], scale[..., : self.values]
-        shift = own if self.linear is False else self._forecast(past[..., : self.values], batch.time)
+        shift = own if self.linear is False else self.regress(past[..., : self.values], batch.time)
         fed = own if self.linear is False else torch.cat([own, shift[:, :-1]], 1)
         scale = scale.expand_as(shift)
         history = torch.zeros_like(batch.history)
         return batch.made(targets=history, history=history, context=context), _Reference(fed, shift, scale)
 
-    def _forecast(self, past: Tensor, time: int) -> Tensor:
-        """(batch, at least time, values): the regression's forecast; beyond its horizon it reads its own."""
+    def regress(self, past: Tensor, time: int) -> Tensor:
+        """(batch, at least time, values): the regression's forecast; beyond its horizon it reads its own.
+
+        That of the complete model before training. ``past``: (batch, past_time, values).
+        """
         if not isinstance(self.linear, tuple | list) or not bool(self.regression.any()):
             raise UserError("the linear regression is not fitted: call fit_linear(weights, steps, horizon) first")
         (steps, horizon, _), found = self.linear, past[:, :0]
