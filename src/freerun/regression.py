@@ -22,6 +22,8 @@ _ORIGINS = (0.0, 0.5, 0.75, 1.0)
 _REWEIGHTED = 2
 _WEIGHING = 1e-1
 """How often windows are weighed anew, and the ridge of the fit whose errors they are weighed by."""
+_CLEAR = 3
+"""Standard errors of a gain that is clear: of the level over what moves, of training over the regression."""
 _HELD = 2**22
 """Values of the windows that are forecast from one origin."""
 
@@ -155,7 +157,7 @@ def fit_linear(
     errors = torch.cat(found)
     moving = len(errors) - len(groups) * len(_RIDGES)
     number, level = _simplest(errors[:moving], independent), moving + _simplest(errors[moving:], independent)
-    if clearly(errors[number] - errors[level], independent, 3):
+    if clearly(errors[number] - errors[level], independent):
         number = level
     chosen, ridge = divmod(number, len(_RIDGES))
     sums = _summed(variants[chosen], train(range(count)), weights[chosen], steps)
@@ -195,14 +197,14 @@ def _difference(errors: Tensor, independent: int) -> tuple[Tensor, Tensor]:
     return means.mean(0), spread
 
 
-def clearly(gains: Tensor, independent: int, errors: float) -> bool:
-    """True if the mean of (windows,) gains is more than so many standard errors above 0; NaN is no gain.
+def clearly(gains: Tensor, independent: int) -> bool:
+    """True if the mean of (windows,) gains is more than three standard errors above 0; NaN is no gain.
 
-    >>> clearly(torch.tensor([1.0, 2.0, 1.0, 2.0]), 4, 2), clearly(torch.tensor([5.0, -1.0, 5.0, -1.0]), 4, 2)
+    >>> clearly(torch.tensor([1.0, 2.0, 1.0, 2.0]), 4), clearly(torch.tensor([5.0, -1.0, 5.0, -1.0]), 4)
     (True, False)
     """
     gain, error = _difference(gains, independent)
-    return float(gain) > errors * float(error)
+    return float(gain) > _CLEAR * float(error)
 
 
 def _simplest(errors: Tensor, independent: int) -> int:

@@ -45,8 +45,6 @@ _PATHS = 2**22
 """Values of sample paths of a forecast at a time; changes no number."""
 _EMBEDDING = ("recurrent_forecaster", "plain_forecaster", "transformer_forecaster", "python")
 """Kinds of models that take categories."""
-_CLEAR = 2.0
-"""Standard errors by which the errors of windows must be less than before training, that training is kept."""
 _LONGEST = 4000
 """Steps of the test part that a diagnosis runs freely over."""
 
@@ -415,7 +413,7 @@ def evaluate_windows(model: Module, windows: Windows, settings: ForecastSettings
         for number, row in enumerate(zip(*columns.values(), strict=True))
     ]
     off_start = {
-        score: clearly((scores[f"start_{name}"] - scores[name])[~scores["nrmse"].isnan()], windows.independent, _CLEAR)
+        score: clearly((scores[f"start_{name}"] - scores[name])[~scores["nrmse"].isnan()], windows.independent)
         for score, name in (("nrmse", "nrmse"), ("mse", "squared"), ("mae", "absolute"))
         if "start_nrmse" in scores
     }
