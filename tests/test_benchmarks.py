@@ -112,6 +112,14 @@ def test_without_a_gpu_the_device_is_refused(script):
     raises(SystemExit, "", lambda: script("roll_in").arguments_of(["--device", "cuda"]))
 
 
+def test_input_feeding_is_priced_against_the_fused_layers(script, capsys):
+    script("input_feeding").main(["--rounds", "1", "--size", "8", "--batch", "2", "--time", "3"])
+    header, base, *others = capsys.readouterr().out.splitlines()
+    assert header.split() == ["price", "ms"]
+    assert base.split()[-2] == "1.00"
+    assert len(others) == 3
+
+
 def test_passes_are_counted_and_drawn(script, tmp_path, capsys):
     passes = script("passes")
     model, _, batches = passes.random_windows([4, 8], 2, 1)

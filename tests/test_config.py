@@ -9,6 +9,7 @@ import pytest
 import tomli_w
 import torch
 
+import freerun as fr
 from builders import raises, refused
 from freerun.errors import CheckpointError, OccupiedError
 from freerun.recipes import load_recipe, recipe_table
@@ -18,7 +19,7 @@ from freerun.recipes.source import key_places, shipped_recipes
 from freerun.recipes.train import build, direction, header, run_recipe, selection_note
 from freerun.schedules import Table
 from freerun.training.run_folder import check_folder, clear_run, events, probe
-from tiny_recipes import TOY, changed, write
+from tiny_recipes import TINY, TOY, changed, write
 
 NEEDS_PATH = (
     "char-lm",
@@ -129,6 +130,15 @@ def test_draws_gates_and_joins(tmp_path):
     assert "draw=sample(temperature=0.5, top_k=2)" in repr(method)
     assert "Prefix()" in repr(method)
     assert [method.teacher_forcing_ratio(step) for step in (0, 6, 9, 12)] == [1.0, 1.0, 0.75, 0.5]
+
+
+@pytest.mark.parametrize("method", ["teacher_forcing", "scheduled_sampling"])
+def test_label_smoothing_is_a_setting_of_the_objective(tmp_path, method):
+    written = ["method.objective={objective='cross_entropy', label_smoothing=0.1}", f"method.name={method}"]
+    without = "".join(line for line in TINY.splitlines(True) if "teacher_forcing_ratio" not in line)
+    ratio = ["method.teacher_forcing_ratio=0.5"] if method == "scheduled_sampling" else []
+    built = build(load_recipe(write(tmp_path, without), [*written, *ratio]))[2]
+    assert built.objective == fr.objectives.cross_entropy(label_smoothing=0.1)
 
 
 def test_a_seed_fixes_the_weights_that_arms_begin_with(tmp_path):

@@ -115,6 +115,7 @@ BACKENDS = {
     "labeller": lambda: (labeller(), ragged(source_time=7)),
     "lstm": lambda: (seq2seq("lstm", layers=2, tied=True), ragged()),
     "lstm without attention": lambda: (seq2seq("lstm", None, bidirectional=False), ragged()),
+    "lstm, input feeding": lambda: (seq2seq("lstm", input_feeding=True), ragged()),
     "forward only": lambda: (ForwardOnly(seq2seq()), ragged()),
     "transformer": lambda: (transformer(), ragged()),
     "transformer, learned positions": lambda: (transformer("learned", norm="layer", bias=True), ragged()),

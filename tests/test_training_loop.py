@@ -1,5 +1,6 @@
 """``fit`` from the outside: what it leaves, what it refuses, how it goes on."""
 
+import copy
 import json
 import math
 import re
@@ -108,6 +109,15 @@ def test_a_signal_saves_and_the_run_goes_on_to_the_same_bits(tmp_path, finished,
     raises(OccupiedError, started, train, tmp_path / "run")
     train(tmp_path / "run", resume=True)
     assert fingerprints(tmp_path / "run") == fingerprints(finished)
+
+
+def test_a_run_with_masks_of_its_sequences_goes_on_to_the_same_bits(tmp_path):
+    model = make_model(make_task(), input_feeding=True, recurrent_dropout=0.3)
+    train(tmp_path / "whole", model=copy.deepcopy(model))
+    with pytest.raises(StoppedError, match="after 13 updates"):
+        train(tmp_path / "run", task=signalled(26, signal.SIGINT), model=copy.deepcopy(model))
+    train(tmp_path / "run", model=model, resume=True)
+    assert fingerprints(tmp_path / "run") == fingerprints(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("evaluation", [1, 2, 4, 5])

@@ -19,25 +19,31 @@ from freerun.models.rnn import CELLS, Cell, CellWeights, RecurrentEncoder, cell_
 class Encoded:
     """An encoded source."""
 
-    memory: Tensor  # (batch, source_time, size)
+    memory: Tensor  # (batch, source_time, size): what is read
+    keys: Tensor  # (batch, source_time, size): what the decoder is compared with; memory itself without input feeding
     padding: Tensor  # (batch, source_time) bool, True = may not be attended to
     hidden: tuple[Tensor, ...]  # one (batch, size) per decoder layer: the state before the start symbol
     cell: tuple[Tensor, ...]  # the same for lstm, else empty
 
     def select(self, rows: Tensor) -> Encoded:
         """The requested rows."""
-        parts = (tuple(part.index_select(0, rows) for part in group) for group in (self.hidden, self.cell))
-        return Encoded(self.memory.index_select(0, rows), self.padding.index_select(0, rows), *parts)
+        memory = self.memory.index_select(0, rows)
+        keys = memory if self.keys is self.memory else self.keys.index_select(0, rows)
+        return Encoded(
+            memory, keys, self.padding.index_select(0, rows), _picked(self.hidden, rows), _picked(self.cell, rows)
+        )
 
 
 @dataclass(frozen=True, eq=False)
 class DecoderState:
-    """Where a decoder is: hidden (and cell) per layer, and the source it attends to."""
+    """Where a decoder is: hidden (and cell) per layer, the source it attends to, and what is fed back."""
 
     hidden: tuple[Tensor, ...]
     cell: tuple[Tensor, ...]
     source: Encoded
     weights: tuple[CellWeights, ...]
+    fed: tuple[Tensor, ...] = ()  # with input feeding one (batch, size): the attention vector
+    masks: tuple[Tensor, ...] = ()  # with recurrent dropout one (batch, size) per layer, and one for ``fed``
 
 
 class RecurrentSeq2Seq(nn.Module):
@@ -45,8 +51,11 @@ class RecurrentSeq2Seq(nn.Module):
 
     ``h_t = cell(e(y_{t-1}), h_{t-1})``, ``a_t = softmax(h_t W M^T)``, ``o_t = tanh(W_c [h_t; a_t M])``, logits = U o_t.
     The shift is inside: position t is fed ``history[:, t-1]``, position 0 a learned start vector. A Stepper, an
-    Encoder and an Embedder; the stepped and the fused path are equal. "Input feeding" (Luong's attention vector fed
-    back) is left out on purpose: it would make teacher forcing itself a loop.
+    Encoder and an Embedder; the stepped and the fused path are equal.
+
+    With input feeding ``h_t = cell([e(y_{t-1}); o_{t-1}], h_{t-1})``, o before position 0 is 0: what was attended to
+    reaches the state, and teacher forcing is a loop over the step in place of one fused call
+    (``benchmarks/input_feeding.py`` measures its price).
 
     Args:
         source_vocab: number of source symbols, the padding id 0 included.
@@ -58,8 +67,11 @@ class RecurrentSeq2Seq(nn.Module):
         decoder_layers: of the decoder; default ``layers``.
         cell: ``"rnn"``, ``"gru"`` or ``"lstm"``.
         attention: ``"luong"`` or None.
+        input_feeding: feed the attention vector o back into the decoder.
         bidirectional: read the source both ways.
         dropout: on embeddings, between layers and before the vocabulary, in [0, 1).
+        recurrent_dropout: on the decoder's state and on the vector fed back, one mask for all steps of a sequence, in
+            [0, 1); needs ``input_feeding``, as fused layers have no place for it.
         tied: the output weights are the target embedding (needs ``embedding == size``).
 
     Context of a batch: ``{"source": (batch, source_time) ids, "source_mask": (batch, source_time) bool}``, padding on
@@ -68,7 +80,8 @@ class RecurrentSeq2Seq(nn.Module):
     Raises:
         UserError: for arguments outside their range; all at once.
 
-    Reference: Luong, Pham and Manning 2015, arXiv:1508.04025.
+    Reference: Luong, Pham and Manning 2015, arXiv:1508.04025; Gal and Ghahramani 2016, arXiv:1512.05287 (one mask for
+    a sequence).
 
     >>> model = RecurrentSeq2Seq(5, 4, size=8)
     >>> ids = torch.tensor([[1, 2, 0]])
@@ -89,8 +102,10 @@ class RecurrentSeq2Seq(nn.Module):
         decoder_layers: int | None = None,
         cell: Cell = "lstm",
         attention: Literal["luong"] | None = "luong",
+        input_feeding: bool = False,
         bidirectional: bool = True,
         dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
         tied: bool = False,
     ) -> None:
         super().__init__()
@@ -109,10 +124,16 @@ class RecurrentSeq2Seq(nn.Module):
         self.embedding = nn.Embedding(target_vocab, width)
         self.start_vector = nn.Parameter(torch.randn(width))
         self.decoder = CELLS[cell](width, size, made, dropout=dropout if made > 1 else 0.0)
-        if attention is not None:
+        self.state_drop = nn.Dropout(recurrent_dropout)
+        if input_feeding:
+            # W_c [h; a M] = W_h h + a (M V): what depends on the source alone is one product before the first step
+            self.source_sides = nn.Linear(self.encoder.memory_size, 2 * size, bias=False)
+            self.combine = nn.Linear(size, size)
+            self.feed = nn.Linear(size, len(self.decoder.weight_ih_l0), bias=False)
+        elif attention is not None:
             self.query = nn.Linear(size, self.encoder.memory_size, bias=False)
             self.combine = nn.Linear(size + self.encoder.memory_size, size)
-        self.attention = attention
+        self.attention, self.input_feeding = attention, input_feeding
         self.out = nn.Linear(size, target_vocab)
         if tied:
             nn.init.normal_(self.embedding.weight, std=width**-0.5)
@@ -133,7 +154,10 @@ class RecurrentSeq2Seq(nn.Module):
         # for lstm the first half of the parts are hidden states, the second half cells
         parts = self.bridge(summary).tanh().split(self.size, 1)
         layers = self.decoder.num_layers
-        return batch.made(context=Encoded(memory, ~mask, parts[:layers], parts[layers:]))
+        keys = memory
+        if self.input_feeding:
+            keys, memory = self.source_sides(memory).chunk(2, -1)
+        return batch.made(context=Encoded(memory, keys, ~mask, parts[:layers], parts[layers:]))
 
     def hidden(self, batch: Batch) -> Tensor:
         """(batch, time, size): what the vocabulary is read from."""
@@ -159,34 +183,50 @@ class RecurrentSeq2Seq(nn.Module):
     def _read(self, batch: Batch, entries: Tensor) -> Tensor:
         # entries: time - 1, batch, embedding; the last entry predicts nothing
         source: Encoded = self.encode(batch).context
-        start = self.start_vector.expand(1, batch.size, -1)
+        inputs = self.drop(torch.cat([self.start_vector.expand(1, batch.size, -1), entries]))
+        if self.input_feeding:
+            return self._fed_back(inputs, source)
         states: Any = torch.stack(source.hidden)
         if source.cell:
             states = (states, torch.stack(source.cell))
-        hidden, _ = self.decoder(self.drop(torch.cat([start, entries])), states)
+        hidden, _ = self.decoder(inputs, states)
         return self._attend(hidden.transpose(0, 1), source)
+
+    def _fed_back(self, inputs: Tensor, source: Encoded) -> Tensor:
+        # time, batch, embedding -> batch, time, size
+        state, vectors = self._begun(source), list[Tensor]()
+        for gates in state.weights[0].gates(inputs).unbind(0):
+            state = self.step(state, gates)
+            vectors += state.fed
+        return torch.stack(vectors, 1)
 
     def _attend(self, hidden: Tensor, source: Encoded) -> Tensor:
         # hidden: batch, time, size
         if self.attention is None:
             return hidden.contiguous()
         scores = torch.bmm(self.query(hidden), source.memory.transpose(1, 2))
-        weights = scores.masked_fill_(source.padding[:, None], -torch.inf).softmax(-1)
-        attended = torch.bmm(weights, source.memory)
+        attended = torch.bmm(_shares(scores, source.padding), source.memory)
         return self.combine(torch.cat([hidden, attended], -1)).tanh()
 
     # -- position by position
 
     def start(self, batch: Batch) -> DecoderState:
         """The state that predicts position 0: the start vector has been read."""
-        source: Encoded = self.encode(batch).context
-        layers = range(self.decoder.num_layers)
-        weights = tuple(cell_weights(self.decoder, layer) for layer in layers)
-        state = DecoderState(source.hidden, source.cell, source, weights)
+        state = self._begun(self.encode(batch).context)
         # one row for all, unless dropout makes them differ
         count = 1 if not (self.training and self.drop.p > 0) else batch.size
-        first = weights[0].gates(self.drop(self.start_vector.expand(count, -1)))
+        first = state.weights[0].gates(self.drop(self.start_vector.expand(count, -1)))
         return self.step(state, first.expand(batch.size, -1))
+
+    def _begun(self, source: Encoded) -> DecoderState:
+        # nothing has been read
+        weights = tuple(cell_weights(self.decoder, layer) for layer in range(self.decoder.num_layers))
+        if not self.input_feeding:
+            return DecoderState(source.hidden, source.cell, source, weights)
+        ones = torch.ones_like(source.hidden[0])
+        drops = self.state_drop.training and self.state_drop.p > 0
+        masks = tuple(self.state_drop(ones) for _ in (*weights, "fed")) if drops else ()
+        return DecoderState(source.hidden, source.cell, source, weights, (torch.zeros_like(ones),), masks)
 
     def embed(self, entries: Tensor) -> Tensor:
         """(...) ids -> (..., gates): embedding and input gates in one product."""
@@ -194,28 +234,45 @@ class RecurrentSeq2Seq(nn.Module):
 
     def step(self, state: DecoderState, inputs: Tensor) -> DecoderState:
         """The state after one more entry, as ``embed`` returned it."""
-        hidden, cell = step_layers(state.weights, inputs, state.hidden, state.cell, self.drop)
-        return DecoderState(hidden, cell, state.source, state.weights)
+        source, weights, masks = state.source, state.weights, state.masks
+        for fed in state.fed:
+            inputs = torch.addmm(inputs, fed * masks[-1] if masks else fed, self.feed.weight.t())
+        hidden, cell = step_layers(weights, inputs, state.hidden, state.cell, self.drop, masks=masks)
+        if not self.input_feeding:
+            return DecoderState(hidden, cell, source, weights)
+        scores = torch.bmm(hidden[-1][:, None], source.keys.transpose(1, 2))
+        attended = torch.bmm(_shares(scores, source.padding), source.memory)[:, 0]
+        return DecoderState(hidden, cell, source, weights, ((self.combine(hidden[-1]) + attended).tanh(),), masks)
 
     def output(self, state: DecoderState, rows: Tensor | None = None) -> Tensor:
         """(rows, target_vocab) logits of the position the state stands before; attention and head for rows only."""
-        hidden, source = state.hidden[-1], state.source
+        hidden, source = (*state.hidden, *state.fed)[-1], state.source
         if rows is not None:  # index_select copies whole rows, several times faster than an index
             hidden = hidden.index_select(0, rows)
-        if self.attention is None:
+        if self.attention is None or self.input_feeding:
             return self.head(hidden)
         memory, padding = source.memory, source.padding
         if rows is not None:
             memory, padding = memory.index_select(0, rows), padding.index_select(0, rows)
         scores = torch.bmm(self.query(hidden)[:, None], memory.transpose(1, 2))
-        attended = torch.bmm(scores.masked_fill_(padding[:, None], -torch.inf).softmax(-1), memory)[:, 0]
+        attended = torch.bmm(_shares(scores, padding), memory)[:, 0]
         return self.head(self.combine(torch.cat([hidden, attended], -1)).tanh())
 
     def select(self, state: DecoderState, rows: Tensor) -> DecoderState:
         """The state of the requested rows, in that order."""
-        groups = state.hidden, state.cell
-        hidden, cell = (tuple(part.index_select(0, rows) for part in group) for group in groups)
-        return DecoderState(hidden, cell, state.source.select(rows), state.weights)
+        hidden, cell, fed, masks = (
+            _picked(group, rows) for group in (state.hidden, state.cell, state.fed, state.masks)
+        )
+        return DecoderState(hidden, cell, state.source.select(rows), state.weights, fed, masks)
+
+
+def _picked(parts: tuple[Tensor, ...], rows: Tensor) -> tuple[Tensor, ...]:
+    return tuple(part.index_select(0, rows) for part in parts)
+
+
+def _shares(scores: Tensor, padding: Tensor) -> Tensor:
+    # scores: batch, time, source_time, and nobody else's
+    return scores.masked_fill_(padding[:, None], -torch.inf).softmax(-1)
 
 
 def _check(settings: Mapping[str, Any]) -> None:
@@ -227,8 +284,13 @@ def _check(settings: Mapping[str, Any]) -> None:
         problems.append(f"cell must be one of {', '.join(CELLS)}; got {settings['cell']!r}")
     if settings["attention"] not in ("luong", None):
         problems.append(f"attention must be 'luong' or None; got {settings['attention']!r}")
-    if not is_number(settings["dropout"]) or not 0 <= settings["dropout"] < 1:
-        problems.append(f"dropout must lie in [0, 1); got {settings['dropout']!r}")
+    for name in ("dropout", "recurrent_dropout"):
+        if not is_number(settings[name]) or not 0 <= settings[name] < 1:
+            problems.append(f"{name} must lie in [0, 1); got {settings[name]!r}")
+    if settings["input_feeding"] and settings["attention"] is None:
+        problems.append("input_feeding feeds the attention vector back: it needs attention='luong'; got None")
+    if settings["recurrent_dropout"] and not settings["input_feeding"]:
+        problems.append("recurrent_dropout needs input_feeding=True: fused layers have no place for it")
     if settings["bidirectional"] and isinstance(settings["size"], int) and settings["size"] % 2:
         problems.append(f"size must be even for a bidirectional encoder; got {settings['size']}")
     if settings["tied"] and settings["embedding"] not in (None, settings["size"]):

@@ -45,18 +45,28 @@ def cell_weights(layers: nn.RNNBase, layer: int) -> CellWeights:
 
 
 def step_layers(
-    layers: Sequence[CellWeights], gates: Tensor, hidden: Sequence[Tensor], cell: Sequence[Tensor], drop: nn.Module
+    layers: Sequence[CellWeights],
+    gates: Tensor,
+    hidden: Sequence[Tensor],
+    cell: Sequence[Tensor],
+    drop: nn.Module,
+    *,
+    masks: Sequence[Tensor] = (),
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """The next hidden (and cell) states (batch, hidden) by layer, from the first layer's gates of the input."""
+    """The next hidden (and cell) states (batch, hidden) by layer, from the first layer's gates of the input.
+
+    ``masks``: one (batch, hidden) per layer, by which the recurrent products read its state; none reads all of it.
+    """
     states: list[Tensor] = []
     cells: list[Tensor] = []
     for n, weights in enumerate(layers):
         if n:
             gates = weights.gates(drop(states[-1]))
+        read = hidden[n] * masks[n] if masks else hidden[n]
         if weights.kind == "gru":
-            states.append(_gru(weights, gates, hidden[n]))
+            states.append(_gru(weights, gates, hidden[n], read))
             continue
-        total = torch.addmm(gates, hidden[n], weights.recurrent)
+        total = torch.addmm(gates, read, weights.recurrent)
         if weights.kind == "rnn":
             states.append(total.tanh_())
             continue
@@ -80,9 +90,9 @@ def _lstm(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
     return cell.tanh().mul_(out), cell
 
 
-def _gru(weights: CellWeights, gates: Tensor, hidden: Tensor) -> Tensor:
+def _gru(weights: CellWeights, gates: Tensor, hidden: Tensor, read: Tensor) -> Tensor:
     assert weights.recurrent_bias is not None
-    recurrent = torch.addmm(weights.recurrent_bias, hidden, weights.recurrent)
+    recurrent = torch.addmm(weights.recurrent_bias, read, weights.recurrent)
     size = hidden.shape[1]
     if torch.is_grad_enabled():
         reset, update, candidate = gates.chunk(3, 1)

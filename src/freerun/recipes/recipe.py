@@ -89,7 +89,7 @@ _RANGES = {
     **dict.fromkeys(("size", "embedding", "feed_forward"), Range(1, 10**6, whole=True)),
     **dict.fromkeys(("heads", "max_positions"), Range(1, whole=True)),
     **dict.fromkeys(("layers", "encoder_layers", "decoder_layers"), Range(1, 256, whole=True)),
-    "dropout": Range(0, 1, "[)"),
+    **dict.fromkeys(("dropout", "recurrent_dropout"), Range(0, 1, "[)")),
     "fed_back": Range(0, whole=True),
 }
 """The numbers that a recipe may give a model: what its class refuses, and sizes that no machine holds."""
