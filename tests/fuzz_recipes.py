@@ -64,6 +64,7 @@ class World:
             "finetune-pairs": {"path": str(folder / "rows.jsonl")},
             "translate": {"path": str(folder / "parallel"), "subwords": 300},
             "g2p-cmudict": {"path": str(folder / "pairs"), "drop_overlap": False},
+            "g2p-cmudict-deep": {"path": str(folder / "pairs"), "drop_overlap": False},
             "g2p-sigmorphon": {"path": str(folder / "dut"), "drop_overlap": False},
             "g2p-demo": {"kind": "pairs", "path": str(folder / "pairs"), "drop_overlap": False},
         }  # fmt: skip

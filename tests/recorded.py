@@ -321,7 +321,7 @@ MOVING = re.compile(r"it/s|runs done|^update \d+/|^[─-╿]")
 WINDOWS = {"data.windows": [48, 12, 12], "data.trajectories": 6, "data.past": 8, "data.horizon": 6}
 CHANNELS = {"lorenz96": 40, "article": 10, "thomas": 3, "mackey-glass": 1, "mackey-glass-demo": 1}
 """Recipe -> channels of its system."""
-WORDS = ("g2p-cmudict", "g2p-sigmorphon", "g2p-demo")
+WORDS = ("g2p-cmudict", "g2p-cmudict-deep", "g2p-sigmorphon", "g2p-demo")
 TUNED = {"data.dev": 0.15, "data.test": 0.15, "train.lr": 0.01}
 SHORT: dict[str, dict[str, Any]] = {
     "copy": {"data.train": 200, "data.dev": 20, "data.test": 20},

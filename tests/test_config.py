@@ -28,6 +28,7 @@ NEEDS_PATH = (
     "finetune-pairs",
     "finetune-completions",
     "g2p-cmudict",
+    "g2p-cmudict-deep",
     "g2p-sigmorphon",
     "many-series",
     "translate",
