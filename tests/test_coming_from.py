@@ -50,6 +50,7 @@ TEXT_EXPECTED = {
     # its epochs count from 1, ours from 0
     "Espresso (on fairseq)": (lambda e: 1 if e + 1 < 3 else [0.9, 0.8, 0.7][min(int(e) + 1 - 3, 2)], "token", "greedy"),
     "OR-NMT (on fairseq)": (lambda s: 3000 / (3000 + math.exp(s / 3000)), "token", "auto"),
+    "OR-NMT, sentence level": (lambda e: 15 / (15 + math.exp(min(e, 3000) / 15)), "sequence", None),
     "deep-spin, exp": (lambda s: max(0, 0.9999**s), "step", None),
     "deep-spin, linear": (lambda s: max(0.2, 1 - 0.0001 * s), "step", None),
     "tensor2tensor, linear": (lambda s: 1 - 0.5 * (min(s / 50_000, 1) * (1 - 0.01) + 0.01), "token", "auto"),

@@ -74,6 +74,7 @@ IDS = {
     "two_pass": {"teacher_forcing_ratio": 0.4}, "parallel": {"teacher_forcing_ratio": 0.4},
     "token_noise": {"rate": 0.5}, "no_history": {}, "unlikelihood": {},
     "word_dropout": {"teacher_forcing_ratio": 0.5, "blank": 0}, "raml": {"tau": 0.8},
+    "sentence_oracle": {"teacher_forcing_ratio": 0.4},
 }  # fmt: skip
 VALUES = {
     "gaussian_noise": {"std": 0.5, "rate": 0.5}, "scheduled_sampling": {"teacher_forcing_ratio": 0.4},

@@ -62,8 +62,10 @@ if TYPE_CHECKING:
         reverse_scheduled_sampling as reverse_scheduled_sampling,
         rising as rising,
         scheduled_sampling as scheduled_sampling,
+        sentence_oracle as sentence_oracle,
         sparse_teacher_forcing as sparse_teacher_forcing,
         teacher_forcing as teacher_forcing,
+        teaforn as teaforn,
         token_noise as token_noise,
         two_pass as two_pass,
         unlikelihood as unlikelihood,
@@ -87,8 +89,8 @@ _NAMES = {
     "generation": "Generated generate",
     "methods": "METHODS PRESETS confidence_aware confusion_noise data_as_demonstrator data_as_demonstrator_online "
     "falling free_running gaussian_noise generalised_teacher_forcing multi_step no_history optimal_completion "
-    "parallel pushforward raml reverse_scheduled_sampling rising scheduled_sampling sparse_teacher_forcing "
-    "teacher_forcing token_noise two_pass unlikelihood word_dropout",
+    "parallel pushforward raml reverse_scheduled_sampling rising scheduled_sampling sentence_oracle "
+    "sparse_teacher_forcing teacher_forcing teaforn token_noise two_pass unlikelihood word_dropout",
     "models": "MODELS StepModel",
     "schedules": "SCHEDULES",
     "rollin": "Draft ENGINES Window",

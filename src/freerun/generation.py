@@ -451,7 +451,7 @@ def _begun(model: Any, batch: Batch, options: GenerateOptions) -> Run:
 
 def _in_lockstep(model: Any, run: Run, options: GenerateOptions, draw: Draw, key: int, *, keep: bool) -> Generated:
     batch, prompts, made = run.batch, run.prompts, run.made
-    allowed = _allowed(model, batch, prompts, options, sampled=is_plain(draw))
+    allowed = allowed_by_rules(model, batch, prompts, options, sampled=is_plain(draw))
     if keep and allowed is not None:
         raise UserError(
             f"state: {type(model).__name__} follows rules of its own generation_config, some of which depend on the "
@@ -494,7 +494,9 @@ def _values(run: Run, length: int, choose: Callable[[Tensor, Tensor, int], Tenso
     return Generated(torch.stack(entries, 1), torch.full_like(rows, length), entries[0].new_zeros(len(rows)))
 
 
-def _allowed(model: Any, batch: Batch, prompts: Tensor, options: GenerateOptions, *, sampled: bool) -> Allowed | None:
+def allowed_by_rules(
+    model: Any, batch: Batch, prompts: Tensor, options: GenerateOptions, *, sampled: bool
+) -> Allowed | None:
     """What the model's own generation makes of predictions; None: nothing."""
     if not has(model, Ruled):
         return None

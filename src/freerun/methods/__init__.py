@@ -33,6 +33,8 @@ from freerun.methods.scheduled_sampling import (
     sparse_teacher_forcing,
     teacher_forcing,
 )
+from freerun.methods.sentence_oracle import SentenceOracle, sentence_oracle
+from freerun.methods.teaforn import TeacherForcingWithNGrams, teaforn
 from freerun.methods.two_pass import ConfidenceAware, TwoPass, confidence_aware, two_pass
 from freerun.methods.unlikelihood import Unlikelihood, unlikelihood
 from freerun.methods.word_dropout import WordDropout, word_dropout
@@ -57,8 +59,10 @@ __all__ = [
     "ReverseScheduledSampling",
     "RewardAugmented",
     "ScheduledSampling",
+    "SentenceOracle",
     "SparseTeacherForcing",
     "TeacherForcing",
+    "TeacherForcingWithNGrams",
     "TokenNoise",
     "TwoPass",
     "Unlikelihood",
@@ -86,8 +90,10 @@ __all__ = [
     "reverse_scheduled_sampling",
     "rising",
     "scheduled_sampling",
+    "sentence_oracle",
     "sparse_teacher_forcing",
     "teacher_forcing",
+    "teaforn",
     "token_noise",
     "two_pass",
     "unlikelihood",
@@ -113,6 +119,8 @@ METHODS: dict[str, type[Any]] = {
     "gaussian_noise": GaussianNoise,
     "confusion_noise": ConfusionNoise,
     "word_dropout": WordDropout,
+    "sentence_oracle": SentenceOracle,
+    "teaforn": TeacherForcingWithNGrams,
     "raml": RewardAugmented,
     "no_history": NoHistory,
 }

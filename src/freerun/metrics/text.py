@@ -182,11 +182,12 @@ def score_texts(
     return scores, items
 
 
-def bleu(sums: Any) -> Any:
+def bleu(sums: Any, *, effective_order: bool = False) -> Any:
     """Corpus BLEU in percent from sums (..., 10) in sacreBLEU's order, with its exponential smoothing.
 
     ``100 * min(1, exp(1 - r/c)) * (p_1 p_2 p_3 p_4)^(1/4)`` with system length c, reference length r and the matches
-    and totals of n = 1..4; a p_n without a match counts ``1 / (2^k total_n)``, k the number of such n so far.
+    and totals of n = 1..4; a p_n without a match counts ``1 / (2^k total_n)``, k the number of such n so far. With
+    ``effective_order`` the mean is over the n of which there are any, as for a single sentence.
     """
     import numpy as np
 
@@ -197,8 +198,10 @@ def bleu(sums: Any) -> Any:
     safe = np.maximum(totals, 1.0)
     precisions = np.where(none, 1.0 / (halvings * safe), matches / safe)
     penalty = np.exp(np.minimum(0.0, 1.0 - reference / np.maximum(length, 1.0)))
-    percent = 100.0 * penalty * np.exp(np.log(precisions).mean(-1))
-    return np.where((totals > 0).all(-1) & (matches > 0).any(-1), percent, 0.0)
+    used = (totals > 0) | (not effective_order)
+    mean = np.where(used, np.log(precisions), 0.0).sum(-1) / np.maximum(used.sum(-1), 1)
+    possible = (totals > 0).any(-1) if effective_order else (totals > 0).all(-1)
+    return np.where(possible & (matches > 0).any(-1), 100.0 * penalty * np.exp(mean), 0.0)
 
 
 def bleu_signature(*tokenize: str) -> str:
