@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 from freerun.arguments import at_least
 from freerun.batch import Batch
@@ -115,17 +115,18 @@ class TeacherForcingWithNGrams(TransformMethod):
             )
         if self.passes == 1 or discount == 0:
             return super().compute(model, batch, step, key)
-        read = cast(Batch, model.encode(fed)) if supports(model, Encoder) else fed
+        parts: Any = model
+        read = parts.encode(fed) if supports(model, Encoder) else fed
         outputs = forward(model, read)
         first = self.finish(outputs, fed, {**report, "passes": self.passes - 1, "engine": "stacked passes"})
         total, before = first.total, fed.replaceable.cumsum(1) - fed.replaceable.long()
         rows, times = fed.replaceable.nonzero(as_tuple=True)
-        gold = cast(Embedder, model).lookup(fed.history)
+        gold = parts.lookup(fed.history)
         for n in range(1, self.passes):
             logits = outputs[rows, times]
             noise = mix.draw.noise(fold(key, "draw", int(step), n), fed.row_numbers[rows], times, logits.shape[-1])
-            vectors = gold.index_put((rows, times), mix.vectors(model, logits, noise).to(gold.dtype))
-            outputs = checked(model.outputs_from(read, vectors), read)
+            vectors = gold.index_put((rows, times), mix.vectors(parts, logits, noise).to(gold.dtype))
+            outputs = checked(parts.outputs_from(read, vectors), read)
             deep = fed.made(mask=fed.mask & (before >= n))
             total = total + discount**n * self.finish(outputs, deep, {}).total
         return first.made(total=total)
