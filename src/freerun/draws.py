@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from freerun.arguments import Arguments, is_number, nearest, refused
+from freerun.arguments import Arguments, above, is_number, nearest, refused
 from freerun.batch import Batch
 from freerun.distributions import HEADS, Distribution
 from freerun.distributions import Gaussian as GaussianHead
@@ -18,9 +18,9 @@ from freerun.errors import UserError, whole
 from freerun.keys import uniform
 
 __all__ = [
-    "DRAWS", "Draw", "Expected", "Gaussian", "Greedy", "Point", "QuantileSample", "Sample", "StudentT", "check_width",
-    "expected", "fitting", "gaussian", "greedy", "is_plain", "point", "quantile_sample", "resolve", "sample",
-    "student_t",
+    "DRAWS", "Draw", "Expected", "Gaussian", "Greedy", "Point", "QuantileSample", "Sample", "SoftArgmax", "StudentT",
+    "check_width", "expected", "fitting", "gaussian", "greedy", "is_plain", "point", "quantile_sample", "resolve",
+    "sample", "soft_argmax", "student_t",
 ]  # fmt: skip
 
 
@@ -163,6 +163,60 @@ def is_plain(draw: Draw) -> bool:
     (True, False, False)
     """
     return isinstance(draw, Sample) and Sample(coupling=draw.coupling) == draw
+
+
+@dataclass(frozen=True, repr=False)
+class SoftArgmax(Arguments):
+    """A mixture of all symbols, ``sum_v softmax(alpha (outputs + g))_v e(v)``, which carries a gradient.
+
+    Args:
+        alpha: above 0; the larger, the nearer to the most probable symbol.
+        gumbel: whether g is Gumbel noise, so that the mixture nears a sample; else g = 0.
+
+    Only ``scheduled_sampling`` and ``free_running`` feed it, with the gradient through all entries that are fed.
+
+    What it is not: an expected value (``expected``), of which the entries are values; nor a symbol.
+
+    Reference: Goyal, Dyer and Berg-Kirkpatrick 2017, Differentiable scheduled sampling for credit assignment, ACL,
+    arXiv:1704.06970.
+
+    >>> SoftArgmax(alpha=2.0).weights(torch.tensor([[0.5, 0.5, -100.0]]), None)
+    tensor([[0.5000, 0.5000, 0.0000]])
+    """
+
+    alpha: float = above(0, 1.0)
+    gumbel: bool = False
+
+    values: ClassVar[bool] = False
+    name: ClassVar[str] = "soft_argmax"
+
+    __repr__ = show
+
+    def noise_size(self, vocab: int) -> int:
+        """A number a symbol, or none."""
+        return vocab if self.gumbel else 0
+
+    def noise(self, key: int, rows: Tensor, positions: Tensor, vocab: int) -> Tensor | None:
+        """(n, vocab) Gumbel noise for entries at (rows, positions), that of ``sample(coupling="gumbel")``; or None."""
+        return Sample(coupling="gumbel").noise(key, rows, positions, vocab) if self.gumbel else None
+
+    def weights(self, outputs: Tensor, noise: Tensor | None) -> Tensor:
+        """(n, vocab) logits -> (n, vocab) weights that sum to 1."""
+        logits = outputs.float() if outputs.dtype in (torch.bfloat16, torch.float16) else outputs
+        return (self.alpha * (logits if noise is None else logits + noise.to(logits.dtype))).softmax(-1)
+
+    def choose(self, outputs: Tensor, noise: Tensor | None) -> Tensor:
+        """(n, vocab) logits -> (n,) the heaviest symbol of each mixture."""
+        return self.weights(outputs, noise).argmax(-1)
+
+
+def refuse_mixture(draw: Any) -> None:
+    """Refuse a draw whose entries are mixtures where symbols are needed."""
+    if isinstance(draw, SoftArgmax):
+        raise UserError(
+            f"draw={draw!r} feeds mixtures of symbols, which scheduled_sampling and free_running do alone: use "
+            "'greedy' or 'sample'"
+        )
 
 
 _BLOCK = 64
@@ -379,7 +433,7 @@ def check_width(draw: Any, outputs: Tensor, width: int) -> None:
     raise UserError(f"the model gives {numbers} numbers a position and {width} are fed back: {use}{otherwise}")
 
 
-greedy, sample, point, expected = Greedy, Sample, Point, Expected
+greedy, sample, soft_argmax, point, expected = Greedy, Sample, SoftArgmax, Point, Expected
 
 
 gaussian, student_t, quantile_sample = Gaussian, StudentT, QuantileSample
@@ -388,6 +442,7 @@ gaussian, student_t, quantile_sample = Gaussian, StudentT, QuantileSample
 DRAWS: dict[str, type[Any]] = {
     "greedy": Greedy,
     "sample": Sample,
+    "soft_argmax": SoftArgmax,
     "point": Point,
     "expected": Expected,
     "gaussian": Gaussian,
@@ -431,8 +486,10 @@ _MEANT = {
 _AUTO: dict[bool, Any] = {True: Sample(), False: Point()}
 
 
-def fitting(draw: str | Draw, batch: Batch) -> Draw:
+def fitting(draw: str | Draw, batch: Batch, *, mixtures: bool = False) -> Draw:
     """The draw for a batch: ``"auto"`` samples ids and takes values as predicted; one of the other kind is refused.
+
+    Where a method feeds no ``mixtures``, a draw of them is refused too.
 
     >>> import torch
     >>> ids = torch.zeros(1, 2, dtype=torch.long)
@@ -445,4 +502,6 @@ def fitting(draw: str | Draw, batch: Batch) -> Draw:
     if found.values == batch.is_discrete:
         kind, better = ("ids", "'sample' or 'greedy'") if batch.is_discrete else ("values", "'point'")
         raise UserError(f"draw={draw!r} does not fit targets that are {kind}: use draw={better}")
+    if not mixtures:
+        refuse_mixture(found)
     return found

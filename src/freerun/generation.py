@@ -13,7 +13,7 @@ from freerun.arguments import at_least, between, brief, field_problems, unknown_
 from freerun.batch import Batch
 from freerun.decoding import DecodingState, Run, Stream, blank_batch, lockstep_groups, prompt_lengths, start_decoding
 from freerun.distributions import HEADS
-from freerun.draws import DRAWS, Draw, Greedy, Point, check_width, is_plain, resolve
+from freerun.draws import DRAWS, Draw, Greedy, Point, check_width, is_plain, refuse_mixture, resolve
 from freerun.errors import DivergedError, UserError, refuse, whole
 from freerun.keys import fold
 from freerun.rollin.model import (
@@ -390,6 +390,7 @@ def _kind_problems(batch: Batch, options: GenerateOptions, draw: str | Draw) -> 
     chosen = None
     try:
         chosen = resolve(draw)
+        refuse_mixture(chosen)
     except UserError as error:
         problems += error.problems
     beams, samples = options.beams, options.num_samples

@@ -247,6 +247,16 @@ class Reader(Stepper, Protocol):
 
 
 @runtime_checkable
+class MixtureStepper(Stepper, Protocol):
+    """A Stepper that can be fed mixtures of symbols: ``embed(entries)`` is ``inputs_from(lookup(entries))``.
+
+    Vectors are (..., width), as ``lookup`` of an ``Embedder`` returns them.
+    """
+
+    def inputs_from(self, vectors: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
 class Detachable(Stepper, Protocol):
     """A Stepper whose past can be let go: ``detach(state)`` is the same state, through which no gradient reaches it.
 

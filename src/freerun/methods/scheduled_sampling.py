@@ -33,6 +33,7 @@ from freerun.rollin import (
     Engine,
     Replacement,
     RollIn,
+    any_rank,
     certified_forward,
     differs_by_mode,
     draft_roll_in,
@@ -43,7 +44,8 @@ from freerun.rollin import (
     roll_in,
     unwrap,
 )
-from freerun.rollin.model import asking
+from freerun.rollin.mixtures import mixture_roll_in
+from freerun.rollin.model import asking, repeatable
 from freerun.rollin.roll_in import Auto
 from freerun.rollin.step import Stepwise
 from freerun.rollin.training import counted_forward, encodings
@@ -111,7 +113,8 @@ class ScheduledSampling(TransformMethod):
     Args:
         teacher_forcing_ratio: P(gold) in [0, 1], a number or a schedule of the optimizer step.
         draw: ``"sample"``, ``"greedy"``, ``"point"`` (a value as predicted) or a draw; ``"auto"`` samples ids
-            and feeds values back as predicted.
+            and feeds values back as predicted. ``"soft_argmax"`` feeds mixtures of symbols with a gradient, to models
+            with ``lookup`` and ``outputs_from`` (Goyal et al. 2017); ``fed.history`` holds their heaviest symbols.
         gate: ``"token"`` (as published), ``"step"``, ``"sequence"``, ``"batch"``, ``"prefix"``, ``"decoding_steps"``,
             ``"confidence"`` (one more pass), ``"blend"`` (values only: a share of gold in each entry) or a gate.
         engine: ``"auto"``, ``"step"``, ``"jacobi"``, ``"window"``, ``"draft"`` (all exact; ``freerun.Window`` and
@@ -162,8 +165,31 @@ class ScheduledSampling(TransformMethod):
 }""",
     )
 
+    def problems(self) -> list[str]:
+        """Return which arguments cannot be."""
+        found = super().problems()
+        if found or not self._mixes:
+            return found
+        if self.engine != "auto":
+            found.append(f"engine={self.engine!r} has no effect with draw={self.draw!r}; leave it out")
+        if self.gradient not in ("auto", "full", "none"):
+            found.append(f"draw={self.draw!r} has gradient 'auto' (full), 'full' or 'none'; got {self.gradient!r}")
+        return found
+
+    @property
+    def own_loss(self) -> tuple[str, ...]:
+        """A mixture is no history of ids."""
+        vectors = [f"draw={self.draw!r} feeds vectors, not ids; use 'greedy' or 'sample'"] if self._mixes else []
+        return (*super().own_loss, *vectors)
+
+    @property
+    def _mixes(self) -> bool:
+        return isinstance(self.draw, draws.SoftArgmax) or self.draw == "soft_argmax"
+
     def mix_history(self, model: Any, batch: Batch, step: int, key: int) -> tuple[Batch, dict[str, float | str]]:
         """The batch with the mixed history, built without gradient."""
+        if self._mixes:
+            raise UserError(f"draw={self.draw!r} feeds vectors, which a batch of ids cannot hold: use run(...)")
         replacement, report = self._replacement(model, batch, step, key)
         done = (soft_mix if self._soft else roll_in)(model, batch, replacement, self.engine)
         counts = replacement_counts(batch, done.history, replacement.number)
@@ -173,6 +199,8 @@ class ScheduledSampling(TransformMethod):
         """The batch that is fed; with ``gradient="full"`` its history carries the graph."""
         batch = zero_unused(batch)
         looped = hasattr(type(model), "stepper")
+        if self._mixes:
+            return self.mix_history(model, batch, step, key)[0]
         if gradient_of(batch, self.gradient) != "none" or (looped and self._steps_itself(model)):
             return self._unrolled(model, batch, step, key).fed
         return self.mix_history(model, batch, step, key)[0]
@@ -185,7 +213,9 @@ class ScheduledSampling(TransformMethod):
         """One step; with a gradient through own values the roll-in's outputs are the outputs."""
         known = zero_unused(batch)
         looped = hasattr(type(model), "stepper")
-        if gradient_of(batch, self.gradient) != "none" or (looped and self._steps_itself(model)):
+        if self._mixes:
+            outcome = self._mixed(model, known, step, key)
+        elif gradient_of(batch, self.gradient) != "none" or (looped and self._steps_itself(model)):
             outcome = self._unrolled(model, known, step, key)
         elif isinstance(self._engine, Draft) and not differs_by_mode(model) and not _in_wrapper(model):
             outcome = self._certified(model, batch, known, step, key)
@@ -213,6 +243,18 @@ class ScheduledSampling(TransformMethod):
         fed = batch.made(history=done.history, replaced=replacement.replaced)
         report |= {**replacement_counts(batch, done.history, replacement.number), **done.report()}
         return self.finish(cast(Tensor, done.outputs), fed, report)
+
+    def _mixed(self, model: Any, batch: Batch, step: int, key: int) -> Outcome:
+        """A roll-in of mixtures, which is the training forward."""
+        replacement, report = self._replacement(model, batch, step, key)
+        read, done = encode_once(model, batch), RollIn(batch.history)
+        if any_rank(model, replacement.number > 0):
+            replacement = replacement.ruled(model, batch)
+            with repeatable(unwrap(model), batch):
+                done = mixture_roll_in(model, read, replacement, replacement.draw)
+        outputs = counted_forward(model, read, self.objective) if done.outputs is None else done.outputs
+        report |= {**replacement_counts(batch, done.history, replacement.number), **done.report()}
+        return self.finish(outputs, batch.made(history=done.history, replaced=replacement.replaced), report)
 
     def _unrolled(self, model: Any, batch: Batch, step: int, key: int) -> Outcome:
         replacement, report = self._replacement(model, batch, step, key)
@@ -249,7 +291,7 @@ class ScheduledSampling(TransformMethod):
             keep = toss(fold(key, "gate", int(step)))
             report |= {"gate_passes": calls} if calls else {}
         detached = self.gradient == "none"
-        draw = draws.fitting(self.draw, batch)
+        draw = draws.fitting(self.draw, batch, mixtures=True)
         return Replacement.of(batch, keep, draw, fold(key, "draw", int(step)), detached), report
 
 

@@ -162,7 +162,11 @@ class RecurrentLabeller(nn.Module):
 
     def embed(self, entries: Tensor) -> Tensor:
         """(...) ids -> (..., gates): the label's share of the gates."""
-        return self._label_gates(cell_weights(self.layers, 0), self.embedding(entries))
+        return self.inputs_from(self.embedding(entries))
+
+    def inputs_from(self, vectors: Tensor) -> Tensor:
+        """(..., embedding) vectors in place of ``lookup(entries)`` -> (..., gates)."""
+        return self._label_gates(cell_weights(self.layers, 0), vectors)
 
     def step(self, state: LabellerState, inputs: Tensor) -> LabellerState:
         """The state after one more label, as ``embed`` returned it, and the symbol that is observed next."""

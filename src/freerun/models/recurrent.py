@@ -230,7 +230,11 @@ class RecurrentSeq2Seq(nn.Module):
 
     def embed(self, entries: Tensor) -> Tensor:
         """(...) ids -> (..., gates): embedding and input gates in one product."""
-        return cell_weights(self.decoder, 0).gates(self.drop(self.embedding(entries)))
+        return self.inputs_from(self.embedding(entries))
+
+    def inputs_from(self, vectors: Tensor) -> Tensor:
+        """(..., embedding) vectors in place of ``lookup(entries)`` -> (..., gates)."""
+        return cell_weights(self.decoder, 0).gates(self.drop(vectors))
 
     def step(self, state: DecoderState, inputs: Tensor) -> DecoderState:
         """The state after one more entry, as ``embed`` returned it."""
