@@ -102,7 +102,7 @@ def test_bad_arguments_are_all_named_at_once():
         draws.Sample(temperature=0.0, top_k=-1, top_p=1.5, coupling="cdf")
     text = str(caught.value)
     assert all(word in text for word in ("temperature must be above 0", "top_k", "top_p", "coupling"))
-    refused("draw must be one of greedy, sample, point", draws.resolve, "argmax")
+    refused("draw must be one of greedy, sample, soft_argmax, point", draws.resolve, "argmax")
 
 
 def test_signatures_say_what_is_not_the_default():
