@@ -40,6 +40,7 @@ FORMS = {
 }  # fmt: skip
 ISO = ("%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d %H:%M:%S+01:00", "%Y-%m-%d", "%Y%m%d",
        "%Y-%m-%d 00:00:00", "%G-W%V-%u", "%Y-%m")  # fmt: skip
+SERIES = ("north", "south", "7", "new york")
 JUNK = ("x", "-", "?", "1,5", "1.2.3", "inf", "1e400", "--", "12 mph", "0x1F", "#DIV/0!", "1e31", "\x00", "½")
 
 
@@ -53,6 +54,7 @@ class Table:
     form: str
     options: dict[str, Any]
     several: bool
+    kinds: bool = False
     separator: str = ","
     decimal: str = "."
     thousands: bool = False
@@ -72,14 +74,17 @@ class Table:
 
 def make(rng: random.Random) -> Table:
     kind = rng.choice(sorted(STEPS))
-    several = rng.random() < 0.25
+    several = rng.random() < 0.4
     width, count = rng.choice((1, 1, 2, 3)), rng.choice((60, 75))
     rows: list[tuple[str, int, list[float | None]]] = []
-    for series in ("north", "south") if several else ("",):
-        phase = rng.random() * 6
-        for n in range(count):
+    uneven = rng.random() < 0.6
+    for series in rng.sample(SERIES, rng.choice((2, 2, 3, 4))) if several else ("",):
+        phase, size = rng.random() * 6, rng.choice((0.1, 1, 1)) if several else 1
+        first, last = (rng.choice((0, 0, 9)), count - rng.choice((0, 3, 12))) if several and uneven else (0, count)
+        for n in range(first, last):
             values = [
-                round(1500 * (v + 1) + 900 * math.sin(n / (3 + v) + phase) + 37 * rng.random(), 2) for v in range(width)
+                round(size * (1500 * (v + 1) + 900 * math.sin(n / (3 + v) + phase) + 37 * rng.random()), 2)
+                for v in range(width)
             ]
             rows.append((series, n, list(values)))
     if several and rng.random() < 0.5:
@@ -92,12 +97,15 @@ def make(rng: random.Random) -> Table:
     }
     if rng.random() < 0.5:
         options["time"] = "date"
+    kinds = several and rng.random() < 0.4
     if several:
         options["series"] = "who"
+        if kinds or rng.random() < 0.2:
+            options["categories"] = rng.choice((("who", "kind"), ("kind",))) if kinds else ("who",)
     if rng.random() < 0.4:
         options["targets"] = tuple(names)
     form = rng.choice(FORMS[kind])
-    table = Table(kind, rows, names, form, options, several)
+    table = Table(kind, rows, names, form, options, several, kinds=kinds)
     if form not in ISO:
         table.options |= {"time": "date", "time_format": form} if rng.random() < 0.8 else {}
     return table
@@ -176,7 +184,7 @@ def _damage(rng: random.Random, table: Table) -> None:
         table.header = []
         table.must_refuse = True
     elif how == "double name":
-        table.header = [table.names[0]] * (len(table.names) + 1 + table.several)
+        table.header = [table.names[0]] * (len(table.names) + 1 + table.several + table.kinds)
         table.must_refuse = True
     elif how == "no series" and table.several:
         table.options.pop("series")
@@ -194,6 +202,7 @@ def written(table: Table) -> bytes:
     names = (
         ([] if table.hide_time else ["date"])
         + (["who"] if table.several and not table.hide_series else [])
+        + (["kind"] if table.kinds else [])
         + list(table.extra)
         + table.names
     )
@@ -213,6 +222,7 @@ def written(table: Table) -> bytes:
             time = STEPS[table.kind](step).strftime("%Y-%m-%dT%H:%M:%S") + bad if bad.startswith("+") else bad
         cells = [] if table.hide_time else [time]
         cells += [series] if table.several and not table.hide_series else []
+        cells += ["shop" if series in SERIES[::2] else "kiosk"] if table.kinds else []
         cells += [each[at] if at < len(each) else "" for each in table.extra.values()]
         cells += [table.junk.get((at, v), number(value)) for v, value in enumerate(values)]
         if table.rename == "spaces":
@@ -301,22 +311,28 @@ def afterwards(table: Table, data: Any, path: Path) -> None:
     for call in (lambda: read_windows(data.codec, DataFile(path)), lambda: read_past(path, data.codec)):
         with suppress(UserError):
             call()
-    if table.several:
-        return
     try:
-        (future,) = read_futures(data.codec, DataFile(path), 4)
+        futures = read_futures(data.codec, DataFile(path), 4)
     except UserError:
         return
-    truth = expected(table)[""][:, [table.names.index(name) for name in data.codec.names]]
+    assert [future.series or "" for future in futures] == list(expected(table)), "other series are answered"
+    for future in futures:
+        newest(table, data, future)
+
+
+def newest(table: Table, data: Any, future: Any) -> None:
+    """The past that a series is forecast from ends with its newest values, and its times go on from them."""
+    name = future.series or ""
+    truth = expected(table)[name][:, [table.names.index(name) for name in data.codec.names]]
     known = int(np.flatnonzero(~np.isnan(truth).all(axis=1))[-1]) + 1
     assert future.first == 1 - (len(truth) - known)
     assert future.steps == 4 + len(truth) - known
     past = future.window[0, : data.codec.past, : data.codec.values]
-    newest = data.codec.denormalise(past.double())[-1].numpy()
+    last = future.codec.denormalise(past.double())[-1].numpy()
     there = ~np.isnan(truth[known - 1])
-    assert np.allclose(newest[there], truth[known - 1][there], rtol=1e-4), "the past is not the newest"
+    assert np.allclose(last[there], truth[known - 1][there], rtol=1e-4), "the past is not the newest"
     if future.times and data.codec.step is not None:
-        first = min(step for _, step, _ in table.rows)
+        first = min(step for series, step, _ in table.rows if series == name)
         times = [STEPS[table.kind](first + known + n).strftime(table.form) for n in range(future.steps)]
         assert list(future.times) == times, f"{future.times[:2]} for {times[:2]}"
 

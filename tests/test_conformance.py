@@ -42,6 +42,7 @@ ARGUMENTS = {
     "reverse_scheduled_sampling": {"context_ratio": 0.5, "teacher_forcing_ratio": 0.5},
     "data_as_demonstrator_online": {},
     "gaussian_noise": {"std": "matched", "rate": 0.5},
+    "diffusion_noise": {"levels": 9, "rate": 0.7},
     "confusion_noise": {"rate": 0.5, "law": fr.methods.ErrorLaw()},
     "word_dropout": {"teacher_forcing_ratio": 0.5, "blank": 0},
     "raml": {"tau": 0.8, "vocabulary": 5},
@@ -62,6 +63,7 @@ OFF = {
     "generalised_teacher_forcing": {"alpha": 1.0},
     "reverse_scheduled_sampling": {"context_ratio": 1.0, "teacher_forcing_ratio": 1.0},
     "gaussian_noise": {"std": 0.0},
+    "diffusion_noise": {"levels": 1},
     "confusion_noise": {"rate": 0.0, "law": fr.methods.ErrorLaw()},
     "word_dropout": {"teacher_forcing_ratio": 1.0, "blank": 0},
     "raml": {"tau": 0.0, "vocabulary": 5},
@@ -104,9 +106,9 @@ def vector_batch(size: int = 4) -> fr.Batch:
     return fr.Batch(values, mask=mask, context=context, rows=torch.arange(size) + 10)
 
 
-def plain_forecaster():
+def plain_forecaster(level: bool = False):
     torch.manual_seed(3)
-    return fr.models.PlainForecaster(4, 2, size=7).double()
+    return fr.models.PlainForecaster(4, 2, size=7, level=level).double()
 
 
 def warmed(size: int = 4) -> fr.Batch:
@@ -142,10 +144,13 @@ BACKENDS = {
     "vectors": lambda: (vector_model(), vector_batch()),
     "vectors, a decoder step": lambda: (step_models.lively(step_models.Values), step_models.numbers()),
     "vectors, warm-up": lambda: (plain_forecaster(), warmed()),
+    "vectors, warm-up, level": lambda: (plain_forecaster(level=True), warmed()),
 }
 
 
 def fits(name: str, backend: str) -> bool:
+    if name == "diffusion_noise":
+        return "level" in backend
     if backend.startswith("vectors"):
         return name not in IDS_ONLY and (name not in NEEDS_WARM_UP or "warm-up" in backend)
     if name == "teaforn" and backend in TAKES_IDS:
@@ -196,7 +201,7 @@ def test_conformance(name, backend):
 
     # same key, same result; another key or step, another history, unless nothing is random
     assert torch.equal(method.run(model, batch, STEP, KEY).fed.history, history)
-    if name in ("scheduled_sampling", "token_noise", "reverse_scheduled_sampling", "gaussian_noise"):
+    if name in ("scheduled_sampling", "token_noise", "reverse_scheduled_sampling", "gaussian_noise", "diffusion_noise"):
         for step, key in ((STEP + 1, KEY), (STEP, KEY + 1)):
             assert not torch.equal(method.transform(model, batch, step, key).history, history)
 
@@ -233,6 +238,7 @@ def least(batch, history):
 # another value for every parameter that any method has: a new one is listed, and its loss is looked at
 OTHER = {
     "teacher_forcing_ratio": 0.3, "draw": {True: "greedy", False: "point"}, "gate": "sequence", "engine": 1,
+    "levels": 3,
     "gradient": "none", "gold_weight": 0.75, "objective": doubled, "horizon": 2, "loss_on": "last", "mix": "expected",
     "temperature": 0.5, "top_k": 2, "passes": 1, "redraw": False, "t_golden": 0.1, "t_rand": 0.9, "rate": 0.9,
     "noise": "same_sentence", "vocabulary": 4, "frequencies": (1.0,) * 5, "exclude_gold": True, "drawn": False,
@@ -244,7 +250,7 @@ OTHER = {
 @pytest.mark.parametrize("name", list(fr.METHODS))
 def test_a_method_declares_what_of_its_loss_a_trainer_with_a_loss_of_its_own_would_drop(name):
     """The run's total is the plain loss of the fed history on the full batch, or ``own_loss`` names what it is not."""
-    model, batch = BACKENDS["lstm" if fits(name, "lstm") else "vectors, warm-up"]()
+    model, batch = BACKENDS["lstm" if fits(name, "lstm") else "vectors, warm-up, level"]()
     plain = fr.objectives.resolve("auto", batch)
     dropped, tried = set(), 0
     for field in ("", *(each.name for each in dataclasses.fields(fr.METHODS[name]) if each.init)):
@@ -258,7 +264,7 @@ def test_a_method_declares_what_of_its_loss_a_trainer_with_a_loss_of_its_own_wou
         tried += 1
         same = outcome.fed.time == batch.time and "feeds vectors" not in str(method.own_loss)
         if same:
-            total, count = plain(model(batch.replace(history=outcome.fed.history)), batch)
+            total, count = plain(model(batch.replace(history=outcome.fed.history, context=outcome.fed.context)), batch)
             same = bool(torch.isclose(outcome.total, total, rtol=1e-9)) and bool(outcome.count == count)
         assert same == (method.own_loss == ()), f"{method!r}: own_loss is {method.own_loss}"
         dropped |= set(method.own_loss)
@@ -283,7 +289,8 @@ def test_a_method_declares_whether_it_calls_the_model(name, backend):
 @pytest.mark.parametrize("name", list(OFF))
 def test_off_is_teacher_forcing_bit_for_bit(name, backend):
     (model, batch), method = BACKENDS[backend](), fr.METHODS[name](**OFF[name])
-    if not fits(name, backend) and name != "sparse_teacher_forcing":
+    fitting = fits(name, backend) or (name == "diffusion_noise" and backend.startswith("vectors"))
+    if not fitting and name != "sparse_teacher_forcing":
         refused("", method, model, batch)
         return
     a = gradients(model, fr.teacher_forcing()(model, batch, STEP, KEY))
@@ -425,6 +432,8 @@ def test_the_infinite_capacity_limit_is_the_posterior_predictive():
 class Random(torch.nn.Module):
     """A model that draws random numbers in evaluation mode too, and has all methods of the one within."""
 
+    reads_level = True
+
     def __init__(self, model, rate=0.3):
         super().__init__()
         self.model, self.rate = model, rate
@@ -450,6 +459,8 @@ class RandomSteps(Random):
 class Coupled(torch.nn.Module):
     """Rows that share statistics in evaluation mode too."""
 
+    reads_level = True
+
     def __init__(self, model, width):
         super().__init__()
         self.model, self.norm = model, torch.nn.BatchNorm1d(width, track_running_stats=False).double()
@@ -462,7 +473,7 @@ class Coupled(torch.nn.Module):
 @pytest.mark.parametrize("wrong", ["random", "random steps", "coupled"])
 @pytest.mark.parametrize("name", list(fr.METHODS))
 def test_every_method_that_calls_the_model_refuses_what_has_no_own_output(name, wrong, training):
-    model, batch = BACKENDS["lstm" if fits(name, "lstm") else "vectors, warm-up"]()
+    model, batch = BACKENDS["lstm" if fits(name, "lstm") else "vectors, warm-up, level"]()
     kind = RandomSteps if wrong == "random steps" else Random
     broken = Coupled(model, 5 if batch.is_discrete else 4) if wrong == "coupled" else kind(model)
     broken.train(training)

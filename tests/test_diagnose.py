@@ -11,7 +11,7 @@ import pytest
 from freerun.cli import main
 from freerun.report.charts import Axes, _cut, _ticks, _within
 from freerun.report.comparison_figures import forecasts
-from freerun.report.diagnosis import write_diagnosis
+from freerun.report.diagnosis import _times, write_diagnosis
 from test_report import Page, check_browser, check_page
 from tiny_recipes import TINY, ends, toml, write
 
@@ -103,6 +103,12 @@ def test_an_earlier_diagnosis_is_not_overwritten(series, tmp_path, capsys):
     assert load(new)["diagnosis"]["windows"] == 5
     ends(capsys, 0, "diagnose", series, "--out", new, "--windows", "5", "--overwrite")
     assert (new / "diagnosis.json").read_bytes() == first
+
+
+def test_a_ratio_is_one_that_a_person_would_write():
+    assert [_times(2.0, own) for own in (2.0, 2.06, 5.0, 1.0, None)] == [
+        ", about as much", ", about as much", ", 2.5 times as much", ", 0.5 times as much", "",
+    ]  # fmt: skip
 
 
 def test_overwriting_a_run_removes_its_diagnosis(tmp_path, capsys):

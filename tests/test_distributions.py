@@ -243,3 +243,15 @@ def test_quantiles_between_own_levels_are_on_the_line():
     assert torch.allclose(found[0, :, 0], torch.tensor([-1.0, -1.0, -0.5, 1.5, 3.0]))
     assert torch.allclose(found[0, :, 1], torch.tensor([10.0, 10.0, 15.0, 25.0, 30.0]))
     refused("must lie in", distributions.Quantiles().quantile, outputs, (0.5, 1.0))
+
+
+def test_quantiles_that_cross_are_put_in_order_where_the_law_is_read():
+    law, crossed = distributions.Quantiles(), torch.tensor([[3.0, -1.0, 0.0], [1.0, 5.0, 2.0]])
+    ordered = crossed.sort(1).values
+    assert torch.equal(law.mean(crossed), ordered[:, 1:2])
+    assert torch.equal(law.quantile(crossed, (0.1, 0.5, 0.9))[..., 0], ordered)
+    for u in (0.05, 0.3, 0.6, 0.95):
+        uniforms = torch.full((2, 1, 1), u)
+        assert torch.equal(law.sample(crossed, uniforms), law.sample(ordered, uniforms))
+    # the loss reads each level where it stands, so that they learn not to cross
+    assert not torch.equal(law.split(crossed)[..., 0], ordered)

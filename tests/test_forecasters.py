@@ -39,6 +39,8 @@ def batch_for(model, values: int = VALUES) -> fr.Batch:
     past, time = (0, TIME) if model.layout == "past" else (PAST, PAST + TIME)
     ends, positions = past + torch.tensor([[TIME], [TIME - 3], [TIME - 1], [2]]), torch.arange(time)
     context = {"future": random(ROWS, time, covariates, seed=2)} if covariates else {}
+    if getattr(model, "reads_level", False):
+        context["level"] = random(ROWS, time, seed=3).sigmoid()
     if model.layout == "past":
         context["past"] = random(ROWS, 5, values + observed + covariates, seed=1)
     elif isinstance(model, WindowScaled):
@@ -53,7 +55,7 @@ CHANGES = {
     "fed back": {"fed_back": (2, 0), "layers": 2, "covariates": 1},
     "all fed back in order": {"fed_back": (0, 1, 2), "residual": True},
     "gaussian": {"head": "gaussian", "residual": True}, "student_t": {"head": "student_t", "cell": "lstm"},
-    "quantiles": {"head": "quantiles", "residual": True},
+    "quantiles": {"head": "quantiles", "residual": True}, "level": {"level": True, "covariates": 1},
 }  # fmt: skip
 CASES = {"shallow_plrnn": lambda: ShallowPLRNN(3, size=5)}
 for kind in (RecurrentForecaster, PlainForecaster):
@@ -61,7 +63,7 @@ for kind in (RecurrentForecaster, PlainForecaster):
     own = CHANGES | {"covariates": {"covariates": 2, **several}}
     own |= {f"{cell}, {layers}": {"cell": cell, "layers": layers} for cell in CELLS for layers in (1, 2)}
     CASES |= {f"{kind.layout}, {name}": partial(kind, 3, **{"size": 6} | changes) for name, changes in own.items()}
-for name in ("", "covariates", "residual", "gaussian", "quantiles"):
+for name in ("", "covariates", "residual", "gaussian", "quantiles", "level"):
     label, sizes = f"transformer, {name}".removesuffix(", "), {"size": 8, "layers": 2, "heads": 2, "max_positions": 64}
     changes = {"head": "quantiles"} if name == "quantiles" else CHANGES.get(name, {})
     CASES[label] = partial(TransformerForecaster, 3, **sizes | changes)
@@ -79,7 +81,7 @@ SCALINGS = {
 }  # fmt: skip
 for name, changes in SCALINGS.items():
     for head in ("point", "gaussian", "student_t", "quantiles"):
-        own = {"size": 6, "head": head, "residual": name == "last"}
+        own = {"size": 6, "head": head, "residual": name == "last", "level": head == "point"}
         CASES[f"past, {name}, {head}"] = lambda own=own, changes=changes: scaled(
             RecurrentForecaster(3, 2, 1, **own), **changes
         )
@@ -216,7 +218,7 @@ ROLLED = [
     "sequence, gru, 1", "sequence, lstm, 2", "sequence, covariates", "sequence, gaussian", "transformer",
     "transformer, covariates", "transformer, residual", "transformer, gaussian", "shallow_plrnn",
     "past, mean, point", "past, linear, point", "past, last, gaussian", "sequence, last, point",
-    "sequence, mean, gaussian", "transformer, mean",
+    "sequence, mean, gaussian", "transformer, mean", "past, level", "sequence, level", "transformer, level",
 ]  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from builders import problems_of, refused
 from freerun.cli.entry import main
 from freerun.data import SeriesOptions, load_series
 from freerun.data.files import DataFile
-from freerun.data.series.inference import read_past, read_windows
+from freerun.data.series.inference import read_futures, read_past, read_windows
 from freerun.recipes import load_recipe
 from freerun.recipes.load import diagnose_run, evaluate_run, generate_lines, load_run
 from freerun.recipes.train import build, run_recipe
@@ -195,7 +195,17 @@ def test_what_is_wrong_with_series_is_named_of_all_at_once(lawful):
     assert [line.rpartition(", item ")[2] for line in found] == [
         f"{name}: the model needs 24 rows of the past; got {rows}" for name, rows in (("large", 20), ("middle", 5))
     ]
-    refused("holds 3 series, by column 'item'; pass the rows of one", read_past, folder / "all.csv", run.codec)
+
+
+def test_a_batch_to_generate_from_has_a_row_for_each_series(lawful):
+    run, folder = lawful
+    table = dated(folder / "rows.csv", ENDS)
+    batch, futures = read_past(table, run.codec), read_futures(run.codec, DataFile(table))
+    assert batch.size == len(futures) == len(ENDS)
+    assert torch.equal(
+        batch.context["past"], run.codec.batch(torch.cat([each.window for each in futures])).context["past"]
+    )
+    assert read_past(table, run.codec, horizon=3).time == 3
 
 
 def test_scales_are_those_of_the_training_rows_of_each_series(tmp_path):

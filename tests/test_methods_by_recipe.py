@@ -29,6 +29,8 @@ ARGUMENTS = {
 }  # fmt: skip
 # where the past is the context there is no warm-up in the history
 PAST = ("recurrent_forecaster", "article")
+# these can read the noise level of an entry
+LEVELLED = ("recurrent_forecaster", "plain_forecaster", "transformer_forecaster")
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +86,10 @@ def trained(made, tmp_path: Path, world: str, method: str, more: str = "") -> in
         arguments += f'\nrate = 0.5\nlaw = {{ measured = "{_recorded(tmp_path, world)}" }}'
     recipe = tmp_path / "recipe.toml"
     block = "[evaluate]\nblock = 16\n" if world == "transformer_lm" else ""
+    reads = method == "diffusion_noise" and world in LEVELLED
+    sections = made(world).replace("[model]\n", "[model]\nlevel = true\n") if reads else made(world)
     recipe.write_text(
-        f'name = "tiny"\n{made(world)}[method]\nname = "{method}"\n{arguments}\n[train]\nupdates = 2\nbatch_size = 4\n'
+        f'name = "tiny"\n{sections}[method]\nname = "{method}"\n{arguments}\n[train]\nupdates = 2\nbatch_size = 4\n'
         f"evaluate_every = 2\nevaluate_items = 2\nsave_every = 2\n{block}"
     )
     code = main(["train", str(recipe), "--out", str(tmp_path / "run")])
@@ -129,8 +133,17 @@ def test_a_method_trains_a_kind_of_model_or_is_refused_before_anything_is_writte
     elif name == "word_dropout" and world == "transformer_lm":
         assert code == 2
         assert "blank=None is no id" in printed
+    elif name == "diffusion_noise" and world not in LEVELLED:
+        assert code == 2
+        assert "reads none: make a forecaster with level=True" in printed
     else:
         assert code == 0, printed
+
+
+def test_a_forecaster_without_level_is_refused_before_anything_is_written(made, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("test_methods_by_recipe.LEVELLED", ())
+    assert trained(made, tmp_path, "plain_forecaster", "diffusion_noise") == 2
+    assert "level = true below [model]" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("noise", ["uniform", "unigram", "same_sentence"])

@@ -5,6 +5,7 @@ import io
 import json
 import math
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from freerun.report.comparison import write as write_page
 from freerun.report.comparison_figures import forecasts
 from freerun.tasks.naive_rows import quantiles_there
 from freerun.tasks.sample_paths import DECILES, probabilistic_scores, sample_paths
-from freerun.tasks.series import ForecastSettings, SeriesTask, evaluate_windows
+from freerun.tasks.series import ForecastSettings, SeriesTask, _columns, evaluate_windows
 from test_config_series import TINY, series, table, tiny
 from tiny_recipes import ends, toml, write
 
@@ -54,6 +55,42 @@ def forecaster(head: str = "gaussian", kind: str = "recurrent") -> tuple[torch.n
 
 
 LAWS = {"gaussian": "gaussian", "student_t": "student_t", "quantiles": "quantile_sample"}
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_the_forecast_of_a_quantile_head_that_learnt_nothing_lies_in_its_band(residual):
+    """Levels of such a head cross; half of its forecasts were outside."""
+    for seed in range(5):
+        torch.manual_seed(seed)
+        model = fr.models.RecurrentForecaster(2, size=8, head="quantiles", residual=residual)
+        past = torch.randn(8, 9, 2).cumsum(1) + 5
+        codec = SimpleNamespace(values=2, batch=lambda block: fr.Batch(torch.zeros(8, 12, 2), context={"past": block}))
+        future = SimpleNamespace(steps=12, series=None, codec=SimpleNamespace(denormalise=lambda each: each))
+        futures = [SimpleNamespace(**vars(future), window=row[None]) for row in past]
+        settings = ForecastSettings(quantiles=(0.1, 0.5, 0.9))
+        for found in _columns(model, codec, settings, futures):
+            point, low, middle, high = found.unflatten(1, (4, 2)).unbind(1)
+            assert (low <= point).all()
+            assert (point <= high).all()
+            assert torch.equal(point, middle)
+        with torch.no_grad():  # of one step it is so by itself
+            outputs = model(codec.batch(past))
+        law = fr.distributions.Quantiles()
+        band = law.quantile(outputs, (0.1, 0.9))
+        assert ((band[..., 0, :] <= law.mean(outputs)) & (law.mean(outputs) <= band[..., 1, :])).all()
+
+
+def test_residual_adds_the_last_value_to_every_quantile():
+    for kind in (fr.models.RecurrentForecaster, fr.models.PlainForecaster, fr.models.TransformerForecaster):
+        sizes = {"heads": 2} if kind is fr.models.TransformerForecaster else {}
+        model = kind(2, size=8, head="quantiles", residual=True, **sizes)
+        with torch.no_grad():
+            model.out.weight.zero_()
+            model.out.bias.zero_()
+        values, past = torch.randn(3, 5, 2), torch.randn(3, 4, 2)
+        batch = fr.Batch(values, context={"past": past} if model.layout == "past" else None)
+        before = torch.cat([past[:, -1:] if model.layout == "past" else torch.zeros(3, 1, 2), values[:, :-1]], 1)
+        assert torch.equal(model(batch), before.repeat(1, 1, 3))
 
 
 @pytest.mark.parametrize("kind", ["recurrent", "transformer"])

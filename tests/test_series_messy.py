@@ -87,7 +87,13 @@ def test_no_window_of_a_scored_file_lies_in_two_series(csv):
     batch, other = (each.make(list(range(41))) for each in (found, windows_of(replace(codec, series=None), one)))
     assert torch.equal(batch.targets, other.targets)
     assert torch.equal(batch.context["past"], other.context["past"])
-    refused("holds 2 series, by column 'who'", read_past, file, codec)
+    both = read_past(file, codec)
+    assert both.targets.shape[0] == 2
+    for row, (name, count) in enumerate((("A", 50), ("B", 30))):
+        one_series = read_past(
+            csv([line for line in lines if line.endswith(name)], "date,a,b,who", f"{count}.csv"), codec
+        )
+        assert torch.equal(both.context["past"][[row]], one_series.context["past"])
     refused("not there: who", windows_of, codec, one)
     # without series there is nothing of them in the description
     described = load_series(one, HOURLY).codec.describe()
@@ -262,3 +268,12 @@ def test_a_damaged_parquet_file_is_refused_without_a_word_of_the_library(tmp_pat
             messages.append(str(error))
     assert len(messages) > 100
     assert "panic" not in "".join([*messages, *capfd.readouterr()]).lower()
+
+
+@pytest.mark.parametrize("far", [[1e308], [1e31], [-1e308, 1e308]])
+def test_a_number_too_large_to_be_computed_with_is_refused_and_nothing_warns(tmp_path, far):
+    """At the end of a plain column, where its steps are looked at; NumPy's warning is an error here."""
+    values = [*(math.sin(n / 3) + n for n in range(100)), *far]
+    path = tmp_path / "plain.csv"
+    path.write_text("load\n" + "\n".join(map(repr, values)) + "\n")
+    refused("is beyond 1e\\+30", load_series, path, SeriesOptions(past=5, horizon=3))

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         confusion_noise as confusion_noise,
         data_as_demonstrator as data_as_demonstrator,
         data_as_demonstrator_online as data_as_demonstrator_online,
+        diffusion_noise as diffusion_noise,
         falling as falling,
         free_running as free_running,
         gaussian_noise as gaussian_noise,
@@ -95,6 +96,7 @@ _NAMES = {
     "schedules": "SCHEDULES",
     "rollin": "Draft ENGINES Window",
     "types": "Batch Outcome Step",
+    "methods.diffusion": "diffusion_noise",
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
 

@@ -188,7 +188,10 @@ class Quantiles(Arguments):
     (tensor([[0.]]), tensor([[1.5000]]))
 
     What it is not: a whole law. Between levels the inverse distribution function is taken as linear and beyond the
-    outer ones as flat, so that draws never leave them; levels that cross are not put in order.
+    outer ones as flat, so that draws never leave them. Levels that cross, as they may after few updates, are put in
+    order where the law is read (mean, draws, quantiles), and left in the outputs, which the loss reads.
+
+    Reference: Chernozhukov, Fernandez-Val and Galichon 2010 (rearrangement), Econometrica 78, arXiv:0704.3649.
     """
 
     levels: tuple[float, ...] = between(0, 1, (0.1, 0.5, 0.9), ends="()")
@@ -219,9 +222,13 @@ class Quantiles(Arguments):
         """(..., levels * V) -> (..., levels, V)."""
         return _split(outputs, self.parameters)
 
+    def ordered(self, outputs: Tensor) -> Tensor:
+        """(..., levels * V) -> (..., levels, V), rising along the levels."""
+        return self.split(outputs).sort(-2).values
+
     def mean(self, outputs: Tensor) -> Tensor:
         """(..., levels * V) -> (..., V): the median."""
-        return self.split(outputs)[..., self.levels.index(0.5), :]
+        return self.ordered(outputs)[..., self.levels.index(0.5), :]
 
     def moved(self, outputs: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         """(..., levels * V), (..., V), (..., V) -> the quantiles of ``shift + scale x``."""
@@ -229,7 +236,7 @@ class Quantiles(Arguments):
 
     def sample(self, outputs: Tensor, uniforms: Tensor) -> Tensor:
         """(..., levels * V) and uniforms (..., V, 1) -> (..., V): the inverse distribution function."""
-        values = self.split(outputs)
+        values = self.ordered(outputs)
         if self.parameters == 1:
             return values[..., 0, :]
         levels = torch.tensor(self.levels, dtype=torch.float64, device=outputs.device)

@@ -10,6 +10,7 @@ from freerun.methods.data_as_demonstrator import (
     data_as_demonstrator_online,
     demonstrations,
 )
+from freerun.methods.diffusion import DiffusionNoise, diffusion_noise
 from freerun.methods.generalised_teacher_forcing import (
     GeneralisedTeacherForcing,
     generalised_teacher_forcing,
@@ -46,6 +47,7 @@ __all__ = [
     "ConfidenceAware",
     "ConfusionNoise",
     "DataAsDemonstratorOnline",
+    "DiffusionNoise",
     "ErrorLaw",
     "FreeRunning",
     "GaussianNoise",
@@ -74,6 +76,7 @@ __all__ = [
     "data_as_demonstrator",
     "data_as_demonstrator_online",
     "demonstrations",
+    "diffusion_noise",
     "falling",
     "free_running",
     "gaussian_noise",
@@ -117,6 +120,7 @@ METHODS: dict[str, type[Any]] = {
     "reverse_scheduled_sampling": ReverseScheduledSampling,
     "data_as_demonstrator_online": DataAsDemonstratorOnline,
     "gaussian_noise": GaussianNoise,
+    "diffusion_noise": DiffusionNoise,
     "confusion_noise": ConfusionNoise,
     "word_dropout": WordDropout,
     "sentence_oracle": SentenceOracle,

@@ -174,14 +174,16 @@ class TransformMethod(Arguments):
         The context is encoded once for roll-in and training where the model can and the encoder is the same function in
         both modes.
         """
-        rolled, trained = encodings(model, zero_unused(batch))
+        batch = zero_unused(batch)
+        rolled, trained = encodings(model, batch) if self.calls_model else (batch, batch)
         fed, report = self.mix_history(model, rolled, step, key)
+        changed = fed.context is not rolled.context  # a method may change the context, too
+        given = fed if changed else fed.made(context=batch.context)
         if fed.present is not None and fed.missing is not None:
-            return self.fill(model, fed.made(context=batch.context), report, step, key)
-        kept = rolled is trained or fed.context is not rolled.context  # a method may change the context, too
-        read = fed if kept else fed.made(context=trained.context)
+            return self.fill(model, given, report, step, key)
+        read = fed if changed or rolled is trained else fed.made(context=trained.context)
         outputs = counted_forward(model, read, getattr(self, "objective", "auto"))
-        return self.finish(outputs, fed.made(context=batch.context), report)
+        return self.finish(outputs, given, report)
 
     def fill(self, model: Any, fed: Batch, report: dict[str, float | str], step: int, key: int) -> Outcome:
         """The outcome of a batch whose history lacks values: the model's own output stands in, with its gradient."""

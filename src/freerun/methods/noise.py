@@ -288,7 +288,7 @@ class GaussianNoise(TransformMethod):
         if self.walk == "velocities":
             drawn[:, 0] = False
         rows, times = drawn.nonzero(as_tuple=True)
-        normal = _normal(key, batch.row_numbers[rows], times, batch.history.shape[-1])
+        normal = standard_normal(key, batch.row_numbers[rows], times, batch.history.shape[-1])
         if self.walk is None:
             return normal
         steps = normal.new_zeros(batch.history.shape).index_put((rows, times), normal)
@@ -318,7 +318,7 @@ class GaussianNoise(TransformMethod):
         return std, 1
 
 
-def _normal(key: int, rows: Tensor, times: Tensor, channels: int) -> Tensor:
+def standard_normal(key: int, rows: Tensor, times: Tensor, channels: int) -> Tensor:
     """(n, channels) standard normal numbers, a function of (key, row, position, channel), by Box and Muller."""
     which = torch.arange(channels, device=rows.device)
     first, second = (uniform(key, rows[:, None], times[:, None], which, torch.full_like(which, n)) for n in range(2))

@@ -127,7 +127,10 @@ def _values_summary(result: Result) -> str:
 def _times(forced: float | None, own: float | None) -> str:
     if not forced or own is None:
         return ""
-    return f", {own / forced:.3g} times as much" if own >= forced else f", {own / forced:.2g} of it"
+    ratio = own / forced
+    if abs(ratio - 1) < 0.05:
+        return ", about as much"
+    return f", {ratio:.3g} times as much" if ratio > 1 else f", {ratio:.2g} times as much"
 
 
 def _errors(result: Result) -> Raw:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from freerun.data.files import Array
+from freerun.data.files import LARGEST, Array
 from freerun.data.series.options import SeriesOptions, with_targets
 from freerun.data.series.time_stamps import step_between
 from freerun.data.tables import DataTable
@@ -69,7 +69,7 @@ def _with_time(table: DataTable, options: SeriesOptions) -> tuple[SeriesOptions,
 def _counts(table: DataTable, name: str, options: SeriesOptions) -> bool:
     """True if the numbers of a column only count its rows, in every series: even, or named as an index and whole."""
     numbers = table.numbers(name)[0]
-    if len(numbers) < _FEW or not np.isfinite(numbers).all():
+    if len(numbers) < _FEW or not (np.abs(numbers) <= LARGEST).all():
         return False
     whole = bool((numbers % 1 == 0).all())
     word = name.strip().casefold()

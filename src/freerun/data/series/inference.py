@@ -54,23 +54,30 @@ class Future:
 def read_past(path: str | Path, codec: SeriesCodec, horizon: int | None = None) -> Batch:
     """A batch to generate from, of the last rows of a CSV or Parquet file, read as the model's own tables were.
 
+    Of a long table it has a row for each series, in the order in which the table first names them, each in units of its
+    own; ``freerun generate`` writes forecasts in those of the data.
     Rows at the end whose targets and observed columns are all empty are the future: they give its covariates. A model
     that has calendar covariates only needs no such rows: their times go on from the last row's.
 
     Args:
-        path: a file with the columns that the model was trained on, of one series.
+        path: a file with the columns that the model was trained on.
         codec: of the model.
         horizon: steps to forecast from the last value on; None: as many as there are rows of the future, or as in
             training where there are none.
 
     Raises:
-        UserError: columns, rows or covariates are missing; cells that are no numbers; rows of several series; all with
-            file, line and column.
+        UserError: columns, rows or covariates are missing; cells that are no numbers; all with file, line and column.
+            Series that have different numbers of rows of the future, where no horizon makes them one.
     """
     futures = _futures(codec, DataFile(Path(path)), horizon, late=False)
-    if len(futures) > 1:
-        raise UserError(f"{path}: holds {len(futures)} series, by column {codec.series!r}; pass the rows of one")
-    return codec.batch(futures[0].window)
+    steps = {future.series: future.steps for future in futures}
+    if len(set(steps.values())) > 1:
+        few, many = (choose(steps, key=lambda name: steps[name]) for choose in (min, max))
+        raise UserError(
+            f"{path}: a batch has one horizon, and series {few!r} has {counted(steps[few], 'step')} to forecast, where "
+            f"{many!r} has {steps[many]}; pass horizon={steps[few]}, or the rows of one series"
+        )
+    return codec.batch(torch.cat([future.window for future in futures]))
 
 
 def read_futures(codec: SeriesCodec, file: DataFile, length: int | None = None) -> list[Future]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from freerun.batch import Batch
 from freerun.distributions import HEADS
@@ -61,6 +62,16 @@ def numbers_a_value(head: str) -> int:
     return 1 if head == "point" else HEADS[head]().parameters
 
 
+def with_last(outputs: Tensor, last: Tensor, head: str) -> Tensor:
+    """(..., numbers of the head * V) with (..., V) added to what has a place: every quantile, else the location."""
+    values = last.shape[-1]
+    if head == "quantiles":
+        return (outputs.unflatten(-1, (-1, values)) + last[..., None, :]).flatten(-2)
+    if outputs.shape[-1] == values:
+        return outputs + last
+    return torch.cat([outputs[..., :values] + last, outputs[..., values:]], -1)
+
+
 def size_problems(settings: Mapping[str, Any], layout: str) -> list[str]:
     """The problems of a forecaster's arguments that all forecasters share."""
     problems = [
@@ -83,6 +94,8 @@ def size_problems(settings: Mapping[str, Any], layout: str) -> list[str]:
         )
     if "head" in settings and settings["head"] not in HEAD_NAMES:
         problems.append(f"head must be one of {', '.join(HEAD_NAMES)}; got {settings['head']!r}")
+    if not isinstance(settings.get("level", False), bool):
+        problems.append(f"level must be True or False; got {settings['level']!r}")
     dropout = settings.get("dropout", 0)
     if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
         problems.append(f"dropout must lie in [0, 1); got {dropout!r}")
@@ -145,6 +158,45 @@ def past_of(context: Any, batch: Batch, sizes: tuple[int, int, int], owner: str)
     if past.dim() != 3 or past.shape[0] != batch.size or past.shape[2] != width or past.shape[1] == 0:
         raise UserError(f"context['past'] must be {expected}; got {tuple(past.shape)}")
     return past
+
+
+def level_of(context: Any, batch: Batch, reads: bool, owner: str) -> Tensor | None:
+    """(batch, at least time, 1) noise levels of the entries that the positions read; None for a model without level.
+
+    Position t reads ``history[:, t-1]``, and with it ``context["level"][:, t-1]``; what has no level is clean: 0.
+    """
+    level = context.get("level") if isinstance(context, Mapping) else None
+    if not reads:
+        if level is not None:
+            raise UserError(f"{owner} was made without level, and the context has one: make it with level=True")
+        return None
+    if level is None:
+        return batch.history.new_zeros(batch.size, batch.time, 1)
+    fits = isinstance(level, Tensor) and level.dim() == 2 and len(level) == batch.size and level.is_floating_point()
+    if not fits:
+        got = f"{tuple(level.shape)} {level.dtype}" if isinstance(level, Tensor) else type(level).__name__
+        raise UserError(
+            f"context['level'] must be real numbers in [0, 1], (batch, time) = ({batch.size}, {batch.time}), of the "
+            f"entries of the history; got {got}"
+        )
+    return F.pad(level, (1, max(0, batch.time - 1 - level.shape[1])))[..., None].to(batch.history.dtype)
+
+
+def joined(inputs: Tensor, covariates: Tensor | None, level: Tensor | None, categories: Categories | None) -> Tensor:
+    """(..., inputs) with the covariates, vectors in the stead of categories, and the noise level behind."""
+    parts = [inputs]
+    if covariates is not None:
+        parts.append(covariates if categories is None else categories(covariates))
+    if level is not None:
+        parts.append(level)
+    return inputs if len(parts) == 1 else torch.cat(parts, -1)
+
+
+def the_level(level: Tensor | None, position: int) -> Tensor | None:
+    """(batch, 1) of what is read at a position, from (time, batch, 1); beyond its end entries are clean."""
+    if level is None or position < len(level):
+        return None if level is None else level[position]
+    return torch.zeros_like(level[0])
 
 
 def the_future(future: Tensor | None, position: int) -> Tensor | None:

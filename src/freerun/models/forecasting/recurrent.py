@@ -18,10 +18,14 @@ from freerun.models.forecasting.inputs import (
     category_problems,
     check_history,
     covariates_of,
+    joined,
+    level_of,
     numbers_a_value,
     past_of,
     size_problems,
     the_future,
+    the_level,
+    with_last,
 )
 from freerun.models.rnn import CELLS, Cell, CellWeights, cell_weights, step_layers
 
@@ -34,7 +38,12 @@ class RecurrentState(NamedTuple):
     last: Tensor  # (batch, read) the last input
     position: int  # the position it stands before
     future: Tensor | None  # (time, batch, covariates), or None
+    level: Tensor | None  # (time, batch, 1) noise levels of what is read, or None
     weights: tuple[CellWeights, ...]  # of the layers, laid out for stepping
+
+
+_Known = tuple[Tensor | None, Tensor | None]
+"""(time, batch, covariates) and (time, batch, 1): covariates and noise levels that the positions read."""
 
 
 class RecurrentNetwork(nn.Module):
@@ -53,6 +62,7 @@ class RecurrentNetwork(nn.Module):
         head: ``"point"``, ``"gaussian"``, ``"student_t"`` or ``"quantiles"`` (see ``freerun.distributions``).
         dropout: between layers and before the head, in [0, 1).
         fed_back: the channels that are read back, counted from 0; the others are only predicted. None: all.
+        level: read the noise level of every entry (``context["level"]``, see ``diffusion_noise``) as one channel more.
     """
 
     layout: ClassVar[str]
@@ -72,6 +82,7 @@ class RecurrentNetwork(nn.Module):
         head: Head = "point",
         dropout: float = 0.0,
         fed_back: tuple[int, ...] | None = None,
+        level: bool = False,
     ) -> None:
         settings = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         if problems := recurrent_problems(settings, self.layout):
@@ -79,13 +90,13 @@ class RecurrentNetwork(nn.Module):
         super().__init__()
         self._settings = settings
         self.values, self.covariates, self.observed = values, covariates, observed
-        self.residual, self.head_name = residual, head
+        self.residual, self.head_name, self.reads_level = residual, head, level
         self.fed_back = None if fed_back is None else list(fed_back)
         between = dropout if layers > 1 else 0.0
         read = values if fed_back is None else len(fed_back)
         self.categories = Categories(categories, covariates, embedding) if categories else None
         known = covariates if self.categories is None else self.categories.width
-        self.decoder = CELLS[cell](read + known, size, layers, dropout=between)
+        self.decoder = CELLS[cell](read + known + level, size, layers, dropout=between)
         self.drop = nn.Dropout(dropout)
         self.out = nn.Linear(size, values * numbers_a_value(head))
         if self.layout == "past":
@@ -96,34 +107,32 @@ class RecurrentNetwork(nn.Module):
         absent = () if self.categories is not None else ("categories", "embedding")
         return {name: value for name, value in self._settings.items() if name not in absent}
 
-    def _covariates(self, covariates: Tensor) -> Tensor:
-        """(..., covariates) with vectors in the stead of categories."""
-        return covariates if self.categories is None else self.categories(covariates)
+    def _known(self, context: Any, batch: Batch) -> _Known:
+        name = type(self).__name__
+        future = covariates_of(context, batch, self.covariates, name)
+        level = level_of(context, batch, self.reads_level, name)
+        return None if future is None else future.transpose(0, 1), None if level is None else level.transpose(0, 1)
 
     # -- the complete sequence at once
 
-    def _all(self, first: Tensor, history: Tensor, future: Tensor | None, states: Any) -> Tensor:
+    def _all(self, first: Tensor, history: Tensor, known: _Known, states: Any) -> Tensor:
         """(batch, time, numbers) from ``first`` (batch, values), the input at position 0, and the history."""
         inputs = torch.cat([first[None], history[:, :-1].transpose(0, 1)])  # time first: the fused layers are faster so
-        read = self.embed(inputs)
-        if future is not None:
-            read = torch.cat([read, self._covariates(future[: len(inputs)])], -1)
-        hidden, _ = self.decoder(read, states)
+        future, level = (None if part is None else part[: len(inputs)] for part in known)
+        hidden, _ = self.decoder(joined(self.embed(inputs), future, level, self.categories), states)
         return self._outputs(hidden, inputs).transpose(0, 1)
 
     def _outputs(self, hidden: Tensor, inputs: Tensor) -> Tensor:
         outputs = self.out(self.drop(hidden))
         if not self.residual:
             return outputs
-        if outputs.shape[-1] == self.values:
-            return outputs + inputs
-        return torch.cat([outputs[..., : self.values] + inputs, outputs[..., self.values :]], -1)
+        return with_last(outputs, inputs, self.head_name)
 
     # -- position by position
 
-    def _begin(self, first: Tensor, future: Tensor | None, hidden: tuple[Tensor, ...], cell: Any) -> RecurrentState:
+    def _begin(self, first: Tensor, known: _Known, hidden: tuple[Tensor, ...], cell: Any) -> RecurrentState:
         first = self.embed(first)
-        return self.step(RecurrentState(hidden, cell, first, -1, future, self._weights()), first)
+        return self.step(RecurrentState(hidden, cell, first, -1, *known, self._weights()), first)
 
     def _weights(self) -> tuple[CellWeights, ...]:
         return tuple(cell_weights(self.decoder, layer) for layer in range(self.decoder.num_layers))
@@ -135,11 +144,11 @@ class RecurrentNetwork(nn.Module):
     def step(self, state: RecurrentState, inputs: Tensor) -> RecurrentState:
         """The state after one more value (batch, read)."""
         position = state.position + 1
-        now = the_future(state.future, position)
         # vectors step by step: where a gradient is cut, each piece has its own
-        x = inputs if now is None else torch.cat([inputs, self._covariates(now)], 1)
+        beside = the_future(state.future, position), the_level(state.level, position)
+        x = joined(inputs, *beside, self.categories)
         hidden, cell = step_layers(state.weights, state.weights[0].gates(x), state.hidden, state.cell, self.drop)
-        return RecurrentState(hidden, cell, inputs, position, state.future, state.weights)
+        return state._replace(hidden=hidden, cell=cell, last=inputs, position=position)
 
     def output(self, state: RecurrentState, rows: Tensor | None = None) -> Tensor:
         """(rows, numbers) outputs at the position the state stands before."""
@@ -152,13 +161,14 @@ class RecurrentNetwork(nn.Module):
     def select(self, state: RecurrentState, rows: Tensor) -> RecurrentState:
         """Return the state of the requested rows, in that order."""
         hidden, cell = (tuple(part.index_select(0, rows) for part in group) for group in (state.hidden, state.cell))
-        future = None if state.future is None else state.future[:, rows]
-        return RecurrentState(hidden, cell, state.last.index_select(0, rows), state.position, future, state.weights)
+        future, level = (None if part is None else part[:, rows] for part in (state.future, state.level))
+        last = state.last.index_select(0, rows)
+        return state._replace(hidden=hidden, cell=cell, last=last, future=future, level=level)
 
     def detach(self, state: RecurrentState) -> RecurrentState:
         """The same state without the gradient into what came before; the weights' own gradient stays."""
         hidden, cell = (tuple(part.detach() for part in group) for group in (state.hidden, state.cell))
-        return RecurrentState(hidden, cell, state.last.detach(), state.position, state.future, self._weights())
+        return state._replace(hidden=hidden, cell=cell, last=state.last.detach(), weights=self._weights())
 
 
 def recurrent_problems(settings: Mapping[str, Any], layout: str) -> list[str]:
@@ -194,16 +204,13 @@ class EncodedPast:
     cell: tuple[Tensor, ...]  # the same for lstm, else empty
     last: Tensor  # (batch, values) the last past value, the input at position 0
     future: Tensor | None  # (batch, time, covariates), or None
+    level: Tensor | None  # (batch, time) noise levels of the history, or None
 
     def select(self, rows: Tensor) -> EncodedPast:
         """Return the requested rows."""
         hidden, cell = (tuple(part.index_select(0, rows) for part in group) for group in (self.hidden, self.cell))
-        return EncodedPast(
-            hidden,
-            cell,
-            self.last.index_select(0, rows),
-            None if self.future is None else self.future.index_select(0, rows),
-        )
+        beside = (None if part is None else part.index_select(0, rows) for part in (self.future, self.level))
+        return EncodedPast(hidden, cell, self.last.index_select(0, rows), *beside)
 
 
 class RecurrentForecaster(RecurrentNetwork):
@@ -219,7 +226,8 @@ class RecurrentForecaster(RecurrentNetwork):
         layers: of encoder and decoder each.
 
     Context of a batch: ``{"past": (batch, past_time, values + observed + covariates), "future": (batch, time,
-    covariates)}``, "future" only where there are covariates.
+    covariates)}``, "future" only where there are covariates; with ``level`` also ``"level": (batch, time)``, absent
+    = 0.
 
     Raises:
         UserError: for arguments outside their range, all at once; for a context that does not fit.
@@ -249,26 +257,27 @@ class RecurrentForecaster(RecurrentNetwork):
             past = torch.cat([others, self.categories(covariates)], -1)
         _, states = self.encoder(past.transpose(0, 1))
         hidden, cell = states if isinstance(states, tuple) else (states, ())
-        return batch.made(context=EncodedPast(tuple(hidden), tuple(cell), last, future))
+        level_of(batch.context, batch, self.reads_level, name)  # refused before any step
+        level = batch.context.get("level")
+        return batch.made(context=EncodedPast(tuple(hidden), tuple(cell), last, future, level))
 
     def forward(self, batch: Batch) -> Tensor:
         """(batch, horizon, numbers of the head * values)."""
-        read, future = self._read(batch)
+        read, known = self._read(batch)
         states: Any = torch.stack(read.hidden)
         if read.cell:
             states = (states, torch.stack(read.cell))
-        return self._all(read.last, batch.history, future, states)
+        return self._all(read.last, batch.history, known, states)
 
     def start(self, batch: Batch) -> RecurrentState:
         """The state that predicts position 0: the past and its last value have been read."""
-        read, future = self._read(batch)
-        return self._begin(read.last, future, read.hidden, read.cell)
+        read, known = self._read(batch)
+        return self._begin(read.last, known, read.hidden, read.cell)
 
-    def _read(self, batch: Batch) -> tuple[EncodedPast, Tensor | None]:
+    def _read(self, batch: Batch) -> tuple[EncodedPast, _Known]:
         read: EncodedPast = self.encode(batch).context
         # one encoded for a shorter horizon may have to serve a longer one
-        future = covariates_of({"future": read.future}, batch, self.covariates, type(self).__name__)
-        return read, None if future is None else future.transpose(0, 1)
+        return read, self._known({"future": read.future, "level": read.level}, batch)
 
 
 class PlainForecaster(RecurrentNetwork):
@@ -283,7 +292,8 @@ class PlainForecaster(RecurrentNetwork):
         values, ..., fed_back: as of ``RecurrentNetwork``.
         observed: must be 0: a sequence has no room for channels known in the past only.
 
-    Context of a batch: None, or ``{"future": (batch, time, covariates)}``, position t holding those of step t.
+    Context of a batch: None, or ``{"future": (batch, time, covariates)}``, position t holding those of step t; with
+    ``level`` also ``"level": (batch, time)``, that of the history's entries, absent = 0.
 
     Raises:
         UserError: for arguments outside their range, all at once; for a context that does not fit.
@@ -300,21 +310,19 @@ class PlainForecaster(RecurrentNetwork):
 
     def forward(self, batch: Batch) -> Tensor:
         """(batch, time, numbers of the head * values)."""
-        first, future = self._before(batch)
-        return self._all(first, batch.history, future, None)
+        first, known = self._before(batch)
+        return self._all(first, batch.history, known, None)
 
     def start(self, batch: Batch) -> RecurrentState:
         """The state that predicts position 0: zeros have been read."""
-        first, future = self._before(batch)
+        first, known = self._before(batch)
         nothing = first.new_zeros(batch.size, self.decoder.hidden_size)
         states = (nothing,) * self.decoder.num_layers
-        return self._begin(first, future, states, states if self.decoder.mode == "LSTM" else ())
+        return self._begin(first, known, states, states if self.decoder.mode == "LSTM" else ())
 
-    def _before(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+    def _before(self, batch: Batch) -> tuple[Tensor, _Known]:
         check_history(batch, self.values, type(self).__name__)
-        future = covariates_of(batch.context, batch, self.covariates, type(self).__name__)
-        zeros = batch.history.new_zeros(batch.size, self.values)
-        return zeros, None if future is None else future.transpose(0, 1)
+        return batch.history.new_zeros(batch.size, self.values), self._known(batch.context, batch)
 
 
 class ShallowPLRNN(nn.Module):

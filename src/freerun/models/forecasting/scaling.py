@@ -130,6 +130,11 @@ class WindowScaled(nn.Module):
         """``"past"`` or ``"sequence"``, as of the inner model."""
         return getattr(self.inner, "layout", "past")
 
+    @property
+    def reads_level(self) -> bool:
+        """As of the inner model."""
+        return getattr(self.inner, "reads_level", False)
+
     def settings(self) -> dict[str, Any]:
         """The inner model's arguments and these."""
         own = {"centre": self.centre, "deviation": self.deviation, "linear": self.linear}
@@ -181,10 +186,18 @@ class WindowScaled(nn.Module):
         """(batch, time, numbers of the head * values), in the units of the batch."""
         batch = self.encode(batch)
         reference = _first(batch.context.reference, batch.time)
-        following = _Reference(*(torch.cat([part[:, 1:], part[:, -1:]], 1) for part in reference))
-        history = (batch.history - following.fed) / following.scale
+        fed, scale = _of_history(reference)
+        history = (batch.history - fed) / scale
         outputs = self.inner(batch.made(targets=history, history=history, context=batch.context.context))
         return self._moved(outputs, reference)
+
+    def history_units(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Two of (batch, time, values): what is taken off the history's entries, and what they are divided by."""
+        if isinstance(batch.context, _Known):
+            reference = batch.context.reference
+        else:
+            reference = (self._past(batch) if self.layout == "past" else self._prefix(batch))[1]
+        return _of_history(_first(reference, batch.time))
 
     # -- what is known
 
@@ -325,6 +338,12 @@ def _first(reference: _Reference, time: int) -> _Reference:
     """The reference of the first positions; the last one's goes on."""
     index = torch.arange(time, device=reference.shift.device)
     return _Reference(*(part[:, index.clamp_max(part.shape[1] - 1)] for part in reference))
+
+
+def _of_history(reference: _Reference) -> tuple[Tensor, Tensor]:
+    """``fed`` and ``scale`` at the entries of the history, each of which the position after it reads."""
+    fed, scale = (torch.cat([part[:, 1:], part[:, -1:]], 1) for part in (reference.fed, reference.scale))
+    return fed, scale
 
 
 def _described(context: Any, name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,11 @@ from freerun.models.forecasting.inputs import (
     category_problems,
     check_history,
     covariates_of,
+    joined,
+    level_of,
     numbers_a_value,
     size_problems,
+    with_last,
 )
 from freerun.models.transformer.cache import Cache, Reading
 from freerun.models.transformer.decoder import CausalTransformer, DecoderContext, DecoderState
@@ -29,10 +32,20 @@ class _Future(DecoderContext):
     """What is read besides the history."""
 
     future: Tensor | None = None  # (batch, time, covariates)
+    level: Tensor | None = None  # (batch, time, 1) noise levels of what is read
 
     def select(self, rows: Tensor) -> _Future:
         """The requested rows."""
-        return _Future(future=None if self.future is None else self.future.index_select(0, rows))
+        future, level = (None if part is None else part.index_select(0, rows) for part in (self.future, self.level))
+        return _Future(future=future, level=level)
+
+    def at(self, rows: Any, index: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """The covariates and the levels of positions; beyond the levels' end entries are clean."""
+        future = None if self.future is None else self.future[rows, index]
+        if self.level is None:
+            return future, None
+        end = self.level.shape[1]
+        return future, self.level[rows, index.clamp_max(end - 1)] * (index < end)[..., None]
 
 
 class TransformerForecaster(CausalTransformer):
@@ -57,8 +70,10 @@ class TransformerForecaster(CausalTransformer):
         head: ``"point"``, ``"gaussian"``, ``"student_t"`` or ``"quantiles"`` (see ``freerun.distributions``).
         dropout: on the inputs and on what every sublayer adds, in [0, 1).
         max_positions: number of positions there are.
+        level: read the noise level of every entry (``context["level"]``, see ``diffusion_noise``) as one channel more.
 
-    Context of a batch: None, or ``{"future": (batch, time, covariates)}``, position t holding those of step t.
+    Context of a batch: None, or ``{"future": (batch, time, covariates)}``, position t holding those of step t; with
+    ``level`` also ``"level": (batch, time)``, that of the history's entries, absent = 0.
 
     Raises:
         UserError: for arguments outside their range, all at once; for a context that does not fit.
@@ -89,14 +104,16 @@ class TransformerForecaster(CausalTransformer):
         head: Head = "point",
         dropout: float = 0.0,
         max_positions: int = 1024,
+        level: bool = False,
     ) -> None:
         settings = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         shape = _checked(settings, self.layout)
         super().__init__(values, shape, crossed=False, tied=False)
         self._settings = settings
-        self.values, self.covariates, self.residual = values, covariates, residual
+        self.values, self.covariates, self.residual, self.reads_level = values, covariates, residual, level
+        self.head_name = head
         # instead of a table, a start symbol and a vocabulary
-        known = covariates + sum(embedding - 1 for _ in categories)
+        known = covariates + sum(embedding - 1 for _ in categories) + level
         self.embedding = nn.Linear(values + known, size)
         del self.start_vector
         self.register_buffer("start_vector", torch.zeros(values), persistent=False)
@@ -114,7 +131,8 @@ class TransformerForecaster(CausalTransformer):
     def _context(self, batch: Batch) -> _Future:
         name = type(self).__name__
         check_history(batch, self.values, name)
-        return _Future(future=covariates_of(batch.context, batch, self.covariates, name))
+        level = level_of(batch.context, batch, self.reads_level, name)
+        return _Future(future=covariates_of(batch.context, batch, self.covariates, name), level=level)
 
     # -- the complete sequence at once
 
@@ -127,15 +145,14 @@ class TransformerForecaster(CausalTransformer):
         if not self.residual:
             return self.out(hidden)
         hidden, last = hidden.split([self.shape.size, self.values], -1)
-        outputs = self.out(hidden)
-        return torch.cat([outputs[..., : self.values] + last, outputs[..., self.values :]], -1)
+        return with_last(self.out(hidden), last, self.head_name)
 
     def _hidden(self, batch: Batch, entries: Tensor) -> Tensor:
         self.positions.check(batch.time)
-        future = self._context(batch).future
+        context = self._context(batch)
         inputs = torch.cat([self._first(batch)[:, None], entries], 1)
         index = torch.arange(batch.time, device=inputs.device)
-        x, turn = self.positions(self._entered(inputs, None if future is None else future[:, : batch.time]), index)
+        x, turn = self.positions(self._entered(inputs, *context.at(slice(None), index)), index)
         x = self.drop(x)
         for block in self.blocks:
             x = block(x, turn, None)
@@ -144,10 +161,8 @@ class TransformerForecaster(CausalTransformer):
     def _first(self, batch: Batch) -> Tensor:
         return self.start_vector.to(batch.history.dtype).expand(batch.size, -1)
 
-    def _entered(self, inputs: Tensor, now: Tensor | None) -> Tensor:
-        if now is None:
-            return self.embedding(inputs)
-        return self.embedding(torch.cat([inputs, now if self.categories is None else self.categories(now)], -1))
+    def _entered(self, inputs: Tensor, now: Tensor | None, level: Tensor | None) -> Tensor:
+        return self.embedding(joined(inputs, now, level, self.categories))
 
     def _with_inputs(self, hidden: Tensor, inputs: Tensor) -> Tensor:
         return torch.cat([hidden, inputs], -1) if self.residual else hidden
@@ -177,7 +192,7 @@ class TransformerForecaster(CausalTransformer):
                 f"covariates are missing at generation: position {int(at.index.max())} is to be predicted and "
                 f"context['future'] covers {future.shape[1]}"
             )
-        x = self._entered(inputs, None if future is None else future[at.rows, at.index])
+        x = self._entered(inputs, *cast(_Future, state.context).at(at.rows, at.index))
         return self._with_inputs(super()._through(x, positions, at, state), inputs)
 
 
