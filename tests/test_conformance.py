@@ -35,6 +35,8 @@ ARGUMENTS = {
     "confidence_aware": {"mix": "sample", "t_golden": 0.2, "t_rand": 0.5},
     "token_noise": {"rate": 0.5, "vocabulary": 5},
     "unlikelihood": {},
+    "minimum_risk": {"end": 0, "num_samples": 3, "alpha": 0.5},
+    "self_critical": {"end": 0, "num_samples": 3},
     "multi_step": {"horizon": 3},
     "pushforward": {"horizon": 3},
     "sparse_teacher_forcing": {"tau": 2},
@@ -81,7 +83,8 @@ IDS_ONLY = (
     "teaforn",
 )
 # they learn from runs to the model's own end, for which gold must have one
-OWN_RUNS = ("optimal_completion",)
+OWN_RUNS = ("optimal_completion", "minimum_risk", "self_critical")
+IDS_ONLY += OWN_RUNS[1:]
 VALUES_ONLY = (
     "multi_step", "pushforward", "generalised_teacher_forcing", "reverse_scheduled_sampling",
     "data_as_demonstrator_online", "gaussian_noise",
@@ -240,6 +243,7 @@ OTHER = {
     "teacher_forcing_ratio": 0.3, "draw": {True: "greedy", False: "point"}, "gate": "sequence", "engine": 1,
     "levels": 3,
     "gradient": "none", "gold_weight": 0.75, "objective": doubled, "horizon": 2, "loss_on": "last", "mix": "expected",
+    "cost": "bleu", "num_samples": 2, "baseline": "mean", "include_gold": False,
     "temperature": 0.5, "top_k": 2, "passes": 1, "redraw": False, "t_golden": 0.1, "t_rand": 0.9, "rate": 0.9,
     "noise": "same_sentence", "vocabulary": 4, "frequencies": (1.0,) * 5, "exclude_gold": True, "drawn": False,
     "alpha": 0.9, "tau": 3, "context_ratio": 0.2, "std": 0.1, "end": 0, "margin": 1, "target": least,

@@ -72,6 +72,7 @@ if TYPE_CHECKING:
         unlikelihood as unlikelihood,
         word_dropout as word_dropout,
     )
+    from freerun.methods.own_costs import minimum_risk as minimum_risk, self_critical as self_critical
     from freerun.models import MODELS as MODELS, StepModel as StepModel
     from freerun.rollin import ENGINES as ENGINES, Draft as Draft, Window as Window
     from freerun.schedules import SCHEDULES as SCHEDULES
@@ -94,6 +95,7 @@ _NAMES = {
     "sparse_teacher_forcing teacher_forcing teaforn token_noise two_pass unlikelihood word_dropout",
     "models": "MODELS StepModel",
     "schedules": "SCHEDULES",
+    "methods.own_costs": "minimum_risk self_critical",
     "rollin": "Draft ENGINES Window",
     "types": "Batch Outcome Step",
     "methods.diffusion": "diffusion_noise",

@@ -83,8 +83,10 @@ def without_columns(inputs: Inputs) -> dict[str, Any]:
 
 
 def loss_count(method: Any, batch: Batch, step: int, key: int) -> Tensor:
-    """Return what a method's total on a batch is divided by: positions of the mask, or the sum of their weights."""
+    """Return what a total is divided by: by the method, or positions of the mask, or the sum of their weights."""
     shaped: Batch = method.apply_horizon(batch, step, key) if hasattr(method, "apply_horizon") else batch
+    if hasattr(method, "counted"):
+        return method.counted(shaped)
     return shaped.mask.sum() if shaped.weights is None else shaped.weights[shaped.mask].sum()
 
 

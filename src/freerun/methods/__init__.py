@@ -20,6 +20,7 @@ from freerun.methods.generalised_teacher_forcing import (
 from freerun.methods.multi_step import MultiStep, Pushforward, multi_step, pushforward
 from freerun.methods.noise import GaussianNoise, TokenNoise, gaussian_noise, token_noise
 from freerun.methods.optimal_completion import OptimalCompletionDistillation, optimal_completion
+from freerun.methods.own_costs import MinimumRisk, SelfCritical, minimum_risk, self_critical
 from freerun.methods.parallel import Parallel, parallel
 from freerun.methods.presets import PRESETS, bptt_sa, falling, reverse, rising
 from freerun.methods.raml import RewardAugmented, raml
@@ -102,6 +103,7 @@ __all__ = [
     "unlikelihood",
     "word_dropout",
 ]
+__all__ += ["MinimumRisk", "SelfCritical", "minimum_risk", "self_critical"]
 
 METHODS: dict[str, type[Any]] = {
     "teacher_forcing": TeacherForcing,
@@ -117,6 +119,8 @@ METHODS: dict[str, type[Any]] = {
     "pushforward": Pushforward,
     "sparse_teacher_forcing": SparseTeacherForcing,
     "generalised_teacher_forcing": GeneralisedTeacherForcing,
+    "minimum_risk": MinimumRisk,
+    "self_critical": SelfCritical,
     "reverse_scheduled_sampling": ReverseScheduledSampling,
     "data_as_demonstrator_online": DataAsDemonstratorOnline,
     "gaussian_noise": GaussianNoise,
