@@ -133,6 +133,34 @@ def test_decimal_commas_are_numbers_written_wrongly_not_text(csv):
     assert "has one column, 'date;a;b'; is the separator ',' right? Where it is ';'" in found
 
 
+@pytest.mark.parametrize(
+    ("write", "options", "remedy"),
+    [
+        (
+            lambda n: f"{10 + n} {n * 37 % 800 + 100:03d},5",
+            {"decimal": ",", "thousands": " "},
+            'thousands = " " and decimal',
+        ),
+        (lambda n: f"12\u202f{n * 37 % 800 + 100:03d}.5", {"thousands": "\u202f"}, 'set thousands = "\\u202f"'),
+        (lambda n: f"1'{n * 37 % 800 + 100:03d}'000", {"thousands": "'"}, """set thousands = "'\""""),
+        (lambda n: f"{n}.5 %", None, "take '%' out of the cells"),
+        (lambda n: f"$1,{n * 37 % 800 + 100:03d}.50", None, "take '$' out of the cells"),
+        (lambda n: f"\u2212{n}.5", None, "write the minus sign as '-'"),
+    ],
+    ids=["spaces", "narrow", "apostrophes", "shares", "currency", "minus"],
+)
+def test_numbers_written_in_another_way_are_no_text(csv, write, options, remedy):
+    """Left out as text they would lose the column that is meant, and train on what is left."""
+    lines = [f"{row};{write(n)}" for n, row in enumerate(rows())]
+    lines = [";".join([row.split(",")[0], row.split(";")[1], str(n % 7)]) for n, row in enumerate(lines)]
+    file, plain = csv(lines, "date;sales;day"), replace(HOURLY, separator=";")
+    found = problems_of(load_series, file, plain)
+    assert "column 'sales': " in found[0]
+    assert remedy in found[0]
+    if options:
+        assert "sales" in load_series(file, replace(plain, **options)).codec.names
+
+
 def test_columns_that_are_left_out_are_named(csv):
     lines = [f"{row},{'off' if n % 3 else n}" for n, row in enumerate(rows())]
     data = load_series(csv(lines, "date,a,b,state"), HOURLY)

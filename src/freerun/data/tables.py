@@ -32,6 +32,7 @@ from freerun.data.files import (
     refuse_no_file,
     user_path,
 )
+from freerun.data.numerals import remedy, with_commas, with_points
 from freerun.data.times import Stamp, fitting_formats, formatted_time, iso_time
 from freerun.errors import UserError, display, needing, out_of_memory, refuse
 
@@ -115,7 +116,7 @@ class DataTable:
 
     def _is_numeric(self, name: str) -> bool:
         numbers, wrong = self.numbers(name)
-        meant = sum(bool(self._meant(self.cells[name][row])) for row in wrong)
+        meant = sum(bool(self._meant(cell) or self._remedy(cell)) for cell in map(self.cells[name].__getitem__, wrong))
         count = int((~np.isnan(numbers)).sum()) + meant
         return count > 0 and count >= len(wrong) - meant
 
@@ -187,13 +188,17 @@ class DataTable:
         )[len(meant)].format(*meant)
         if self.form.decimal != "." and isinstance(cell, str) and "." in cell:
             advice = f'; decimals are marked by {self.form.decimal!r}: set thousands = "." where a point groups digits'
+        if not advice and (step := self._remedy(cell)):
+            advice = f"; {step}"
         return f"{self.locate(row)}, column {name!r}: {display(str(cell), 40)} is not a number{advice}"
 
     def _meant(self, cell: Any) -> list[str]:
-        if self.form.decimal == ".":
-            return _with_commas(cell)
+        """The number that a cell may be, with other marks."""
         text = cell.strip() if isinstance(cell, str) else ""
-        return [text.replace(".", "")] if re.fullmatch(r"[+-]?\d{1,3}(\.\d{3})+(,\d+)?", text) else []
+        return with_commas(text) if self.form.decimal == "." else with_points(text)
+
+    def _remedy(self, cell: Any) -> str:
+        return remedy(cell.strip(), self.form.decimal) if isinstance(cell, str) else ""
 
     def groups(self, column: str | None) -> list[tuple[str, np.ndarray]]:
         """Name and rows of each series, in the order in which they begin; None: the table is one."""
@@ -270,14 +275,6 @@ class DataTable:
         )
         there = f"{at} {display(str(cell), 40)} is no ISO time; "
         return there + (f"set {meant}" if meant else "write it as 2020-12-31 23:00:00, or set time_format")
-
-
-def _with_commas(cell: Any) -> list[str]:
-    """What a number that is written with commas may mean, with a point: they mark its decimals, or thousands."""
-    text = cell.strip() if isinstance(cell, str) else ""
-    decimal = re.fullmatch(r"[+-]?(\d+|\d{1,3}(\.\d{3})+),\d+([eE][+-]?\d+)?", text)
-    thousands = re.fullmatch(r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d+)?", text)
-    return [text.replace(".", "").replace(",", ".")] * bool(decimal) + [text.replace(",", "")] * bool(thousands)
 
 
 def read_rows(
@@ -498,7 +495,7 @@ def _is_value(name: str) -> bool:
     try:
         float(name)
     except ValueError:
-        return iso_time(name) is not None or bool(_with_commas(name) or fitting_formats([name]))
+        return iso_time(name) is not None or bool(with_commas(name) or fitting_formats([name]))
     return True
 
 

@@ -151,12 +151,13 @@ class SeriesOptions:
 
 
 def _form_problems(options: SeriesOptions) -> list[str]:
-    marks = {"separator": options.separator, "thousands": options.thousands}
     problems = [
-        f"{name} must be one character; got {display(mark)}"
-        for name, mark in marks.items()
-        if mark is not None and (not isinstance(mark, str) or len(mark.encode(errors="replace")) != 1)
-    ]
+        f"{name} must be one character{what}; got {display(mark)}"
+        for name, mark, what in (
+            ("separator", options.separator, " of ASCII"), ("thousands", options.thousands, ""),
+        )
+        if mark is not None and (not isinstance(mark, str) or len(mark) != 1 or (what and not mark.isascii()))
+    ]  # fmt: skip
     if options.thousands == options.decimal:
         problems.append(f"thousands and decimal are both {options.thousands!r}: one mark has one meaning")
     try:
