@@ -26,6 +26,19 @@ from freerun import schedules
 
 KEY, STEP = 5, 3
 
+
+class Bigrams(torch.nn.Module):
+    """A teacher over five symbols for any batch of ids: what follows the previous one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = torch.nn.Parameter(torch.randn(5, 5, generator=torch.Generator().manual_seed(6)).double())
+
+    def forward(self, batch: fr.Batch) -> torch.Tensor:
+        before = torch.nn.functional.pad(batch.history[:, :-1], (1, 0))
+        return self.table[before]
+
+
 ARGUMENTS = {
     "teacher_forcing": {},
     "free_running": {},
@@ -52,6 +65,7 @@ ARGUMENTS = {
     "teaforn": {},
     "no_history": {},
     "optimal_completion": {"end": 0},
+    "gkd": {"teacher_forcing_ratio": 0.5, "teacher": Bigrams()},
 }
 # arguments with which a method is off, and must be teacher forcing bit for bit
 OFF = {
@@ -81,6 +95,7 @@ IDS_ONLY = (
     "raml",
     "sentence_oracle",
     "teaforn",
+    "gkd",
 )
 # they learn from runs to the model's own end, for which gold must have one
 OWN_RUNS = ("optimal_completion", "minimum_risk", "self_critical")
@@ -247,7 +262,7 @@ OTHER = {
     "temperature": 0.5, "top_k": 2, "passes": 1, "redraw": False, "t_golden": 0.1, "t_rand": 0.9, "rate": 0.9,
     "noise": "same_sentence", "vocabulary": 4, "frequencies": (1.0,) * 5, "exclude_gold": True, "drawn": False,
     "alpha": 0.9, "tau": 3, "context_ratio": 0.2, "std": 0.1, "end": 0, "margin": 1, "target": least,
-    "blank": 1, "each": "symbol", "weighted": False, "beams": 1, "cost": "edit_distance", "discount": 0.0,
+    "blank": 1, "each": "symbol", "weighted": False, "beams": 1, "cost": "edit_distance", "discount": 0.0, "beta": 0.1,
 }  # fmt: skip
 
 
@@ -273,7 +288,11 @@ def test_a_method_declares_what_of_its_loss_a_trainer_with_a_loss_of_its_own_wou
         assert same == (method.own_loss == ()), f"{method!r}: own_loss is {method.own_loss}"
         dropped |= set(method.own_loss)
     assert tried >= 3
-    assert {"loss_on changes the loss", "objective changes the loss"} <= dropped or name in ("pushforward", *OWN_RUNS)
+    assert {"loss_on changes the loss", "objective changes the loss"} <= dropped or name in (
+        "pushforward",
+        "gkd",
+        *OWN_RUNS,
+    )
 
 
 @pytest.mark.parametrize(("name", "backend"), CASES)

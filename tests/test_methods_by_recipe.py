@@ -84,6 +84,12 @@ def trained(made, tmp_path: Path, world: str, method: str, more: str = "") -> in
     arguments = "\n".join(part for part in (ARGUMENTS.get(method, ""), more) if part)
     if method == "confusion_noise":
         arguments += f'\nrate = 0.5\nlaw = {{ measured = "{_recorded(tmp_path, world)}" }}'
+    if method == "gkd":  # the teacher is a run on the same data
+        arguments += '\nteacher_forcing_ratio = 0.5\nteacher = "none"'
+        if world not in VALUES:
+            (tmp_path / "teacher").mkdir()
+            assert trained(made, tmp_path / "teacher", world, "teacher_forcing") == 0
+            arguments = arguments.replace('"none"', f'"{tmp_path / "teacher" / "run"}"')
     recipe = tmp_path / "recipe.toml"
     block = "[evaluate]\nblock = 16\n" if world == "transformer_lm" else ""
     reads = method == "diffusion_noise" and world in LEVELLED

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
         free_running as free_running,
         gaussian_noise as gaussian_noise,
         generalised_teacher_forcing as generalised_teacher_forcing,
+        gkd as gkd,
         multi_step as multi_step,
         no_history as no_history,
         optimal_completion as optimal_completion,
@@ -90,7 +91,7 @@ _NAMES = {
     "gates": "GATES",
     "generation": "Generated generate",
     "methods": "METHODS PRESETS confidence_aware confusion_noise data_as_demonstrator data_as_demonstrator_online "
-    "falling free_running gaussian_noise generalised_teacher_forcing multi_step no_history optimal_completion "
+    "falling free_running gaussian_noise generalised_teacher_forcing gkd multi_step no_history optimal_completion "
     "parallel pushforward raml reverse_scheduled_sampling rising scheduled_sampling sentence_oracle "
     "sparse_teacher_forcing teacher_forcing teaforn token_noise two_pass unlikelihood word_dropout",
     "models": "MODELS StepModel",

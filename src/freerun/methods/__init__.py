@@ -17,6 +17,7 @@ from freerun.methods.generalised_teacher_forcing import (
     jacobians,
     least_forcing,
 )
+from freerun.methods.gkd import GKD, Teacher, gkd
 from freerun.methods.multi_step import MultiStep, Pushforward, multi_step, pushforward
 from freerun.methods.noise import GaussianNoise, TokenNoise, gaussian_noise, token_noise
 from freerun.methods.optimal_completion import OptimalCompletionDistillation, optimal_completion
@@ -42,6 +43,7 @@ from freerun.methods.unlikelihood import Unlikelihood, unlikelihood
 from freerun.methods.word_dropout import WordDropout, word_dropout
 
 __all__ = [
+    "GKD",
     "METHODS",
     "PRESETS",
     "Citation",
@@ -64,6 +66,7 @@ __all__ = [
     "ScheduledSampling",
     "SentenceOracle",
     "SparseTeacherForcing",
+    "Teacher",
     "TeacherForcing",
     "TeacherForcingWithNGrams",
     "TokenNoise",
@@ -82,6 +85,7 @@ __all__ = [
     "free_running",
     "gaussian_noise",
     "generalised_teacher_forcing",
+    "gkd",
     "jacobians",
     "least_forcing",
     "multi_step",
@@ -115,6 +119,7 @@ METHODS: dict[str, type[Any]] = {
     "token_noise": TokenNoise,
     "unlikelihood": Unlikelihood,
     "optimal_completion": OptimalCompletionDistillation,
+    "gkd": GKD,
     "multi_step": MultiStep,
     "pushforward": Pushforward,
     "sparse_teacher_forcing": SparseTeacherForcing,

@@ -11,7 +11,7 @@ from freerun.data.files import DataFile, first_problems
 from freerun.data.records import RecordCodec
 from freerun.diagnostics import as_json, diagnose
 from freerun.errors import CheckpointError, NotInstalledError, ResourceError, UserError, needing, out_of_memory, refuse
-from freerun.methods import NoHistory
+from freerun.methods import NoHistory, Teacher
 from freerun.models import MODELS, make_model
 from freerun.models.pretrained import Pretrained, quiet, read_config, read_model, read_tokenizer
 from freerun.recipes.fields import read_section
@@ -137,6 +137,43 @@ def load_run(folder: str | Path) -> LoadedRun:
     return LoadedRun(folder, model.eval(), task, codec, recipe, evaluate)
 
 
+def with_teacher(method: Any, data: Any) -> Any:
+    """The method; one whose teacher is the folder of a run, or of a pretrained model, with that model.
+
+    Raises:
+        UserError: the teacher has other symbols than the data.
+    """
+    folder = getattr(method, "teacher", None)
+    if not isinstance(folder, str):
+        return method
+    if (Path(folder) / "model" / "model.json").exists() or not isinstance(data.codec, RecordCodec):
+        run = load_run(folder)
+        teacher, same = run.model, _symbols(run.codec) == _symbols(data.codec)
+    else:
+        settings = Pretrained(path=folder, dtype="auto")
+        teacher = _load_adapted(settings)
+        same = _symbols(read_tokenizer(settings, pads=False)) == _symbols(data.codec)
+    if not same:
+        raise UserError(
+            f"method.teacher = {folder!r}: its symbols are not those of the data: gkd compares distributions over the "
+            "same symbols\n  help: train the teacher on the same data, or take one with the same tokenizer"
+        )
+    return replace(method, teacher=Teacher(teacher.requires_grad_(False), follows=True))
+
+
+def _symbols(codec: Any) -> Any:
+    """What a vocabulary maps to which id."""
+    tokenizer = codec.tokenizer if isinstance(codec, RecordCodec) else codec
+    return tokenizer.get_vocab() if hasattr(tokenizer, "get_vocab") else codec.describe()
+
+
+def _load_adapted(settings: Pretrained) -> Module:
+    with needing("hf", "a model of kind huggingface"):
+        from freerun.integrations.hf_adapt import adapt
+    with quiet():
+        return adapt(read_model(settings, read_config(settings.path))).eval()
+
+
 def _own_model(folder: Path, recipe: dict[str, Any], task: type[DataTask]) -> Module:
     """The model that the user's function makes, for the sizes of the data."""
     settings = _section(folder, recipe, "model", PythonModel)
@@ -147,11 +184,8 @@ def _own_model(folder: Path, recipe: dict[str, Any], task: type[DataTask]) -> Mo
 
 
 def _load_pretrained(folder: Path, describe: dict[str, Any]) -> tuple[Module, RecordCodec]:
-    with needing("hf", "a model of kind huggingface"):
-        from freerun.integrations.hf_adapt import adapt
     settings = _within_run(Pretrained(path="."), folder)
-    with quiet():
-        model: Module = adapt(read_model(settings, read_config(settings.path))).eval()
+    model = _load_adapted(settings)
     return model, RecordCodec.from_description(describe, read_tokenizer(settings), model)
 
 

@@ -133,13 +133,14 @@ def same_recipe(path: Path, table: Mapping[str, Any], keys: Keys, allow: Collect
 
 
 def without_paths(table: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a recipe without the path of a measured rate: a moved run is the same, and its signature has the rates."""
+    """Return a recipe without paths of measured rates and teachers: a moved run is the same; its signature has them."""
     method = table.get("method")
     if not isinstance(method, Mapping):
         return dict(table)
     stripped = {
         key: {"measured": "..."} if isinstance(value, Mapping) and "measured" in value else value
         for key, value in method.items()
+        if key != "teacher"
     }
     return {**table, "method": stripped}
 
@@ -169,6 +170,10 @@ def method_of(recipe: Recipe, data: Any, task: DataTask, model: Module) -> Any:
     run = Step(train.updates, sample=samples, epoch=samples / len(task.lengths))
     kind = task_of(recipe.data)
     method = build_method(recipe.method, run, trained_on(recipe.data, recipe.model), kind.frequencies(data))
+    if isinstance(getattr(method, "teacher", None), str):
+        from freerun.recipes.load import with_teacher  # which reads runs by what is here
+
+        method = with_teacher(method, data)
     return with_vocabulary(with_end(method, kind.end(data)), model, _shortest(task))
 
 

@@ -1,0 +1,273 @@
+"""Generalised knowledge distillation: a teacher's distribution is the target, on gold history, own, or both."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from freerun import draws, gates
+from freerun.arguments import above, between
+from freerun.batch import Batch
+from freerun.errors import UserError, refuse
+from freerun.methods.base import Citation
+from freerun.methods.scheduled_sampling import ScheduledSampling
+from freerun.objectives import Objective
+from freerun.rollin import Engine, Replacement, forward, supports, unwrap
+from freerun.rollin.model import asking
+from freerun.types import Counted, Outcome, Split
+
+_CHUNK = 2**22
+"""Logits that are compared at once."""
+_NEAR = 10
+"""Most likely symbols of student and teacher whose overlap is reported."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Teacher:
+    """A model to learn from, never trained itself; compared, printed and signed by its weights.
+
+    Args:
+        model: any Model over the student's symbols: called in evaluation mode and without gradient.
+        follows: it moves to the device of the batches: for one that nobody else holds.
+
+    >>> Teacher(nn.Linear(2, 3, bias=False).requires_grad_(False).apply(lambda m: nn.init.ones_(m.weight)))
+    teacher(Linear, sha=0f4365d9)
+    """
+
+    model: Any
+    follows: bool = False
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Teacher) or self.model is other.model:
+            return isinstance(other, Teacher)
+        return isinstance(self.model, nn.Module) and repr(self) == repr(other)
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
+
+    def __repr__(self) -> str:
+        kind = self.model if hasattr(self.model, "__qualname__") else type(self.model)
+        sha = f", sha={self._digest}" if isinstance(self.model, nn.Module) else ""
+        return f"teacher({kind.__qualname__}{sha})"
+
+    @cached_property
+    def _digest(self) -> str:
+        digest = hashlib.sha256()
+        for name, values in self.model.state_dict().items():
+            digest.update(f"{name} {tuple(values.shape)} {values.dtype} ".encode())
+            digest.update(values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:8]
+
+    def outputs(self, batch: Batch, index: Tensor) -> Callable[[int, int], Tensor]:
+        """A function of begin and end: the logits at these of the (n,) flattened positions, in evaluation mode.
+
+        Where the model can, no more of them than are requested reach the vocabulary.
+        """
+        inner = unwrap(self.model)
+        if self.follows:
+            inner.to(batch.history.device)
+        with torch.no_grad(), asking(inner, batch):
+            if not supports(inner, Split):
+                logits = forward(inner, batch).flatten(0, 1)
+                return lambda begin, end: logits.index_select(0, index[begin:end])
+            hidden = inner.hidden(batch).flatten(0, 1)
+
+        def some(begin: int, end: int) -> Tensor:
+            with torch.no_grad(), asking(inner, batch):
+                return inner.head(hidden.index_select(0, index[begin:end]))
+
+        return some
+
+
+@dataclass(frozen=True, repr=False)
+class GKD(ScheduledSampling):
+    """Learn a teacher's distribution of each next symbol, after gold history, the student's own, or a mixture.
+
+    ``M = beta P_T + (1 - beta) P_S``; ``loss = sum_t beta KL(P_T || M) + (1 - beta) KL(P_S || M)``, both after the
+    mixed history ``h_<t``; at beta = 0 ``KL(P_T || P_S)`` and at beta = 1 ``KL(P_S || P_T)``. No gradient goes through
+    the history. Gold is the history and says where positions count; it is no target.
+
+    Args:
+        teacher_forcing_ratio: P(gold), 1 - lambda of the paper; a number or a schedule. 1 is distillation on the data,
+            without a roll-in.
+        draw: of own symbols: ``"sample"`` as published, or another.
+        gate: ``"token"``, or ``"sequence"`` as published, or another of ``scheduled_sampling``.
+        engine: as for ``scheduled_sampling``.
+        beta: in [0, 1]. The ends are limits of the formula over beta and 1 - beta: the loss jumps there, by the factor.
+        temperature: both models' logits are divided by it in the loss; that of the draw is the draw's.
+        teacher: any Model over the student's symbols, or an adapted Hugging Face model, on the device of the batches.
+            In a recipe the folder of a run with the same data.
+
+    Raises:
+        UserError: arguments outside their range; targets that are values; a teacher with another number of symbols, on
+            another device, or the student itself.
+
+    What it is not: a divergence of whole sequences, whose gradient would go through the draws (MiniLLM); nor sampling
+    to the model's own end, as published: own histories are as long as gold. The report has
+    ``support_overlap``, the share of the ten most likely symbols that student and teacher have in common.
+
+    Reference: Agarwal, Vieillard, Zhou, Stanczyk, Ramos, Geist and Bachem 2024, arXiv:2306.13649.
+
+    >>> ids = torch.tensor([[2, 1, 0]])
+    >>> teacher, student = (lambda batch, n=n: n * torch.eye(4)[batch.history] for n in (1, 0))
+    >>> round(float(GKD(1.0, teacher=teacher, beta=0.0)(student, Batch(ids), step=0)), 4)
+    0.118
+    """
+
+    draw: str | draws.Draw = "sample"
+    gate: str | gates.Gate = "token"
+    engine: Engine = "auto"
+    gradient: str | int = field(default="none", init=False)
+    gold_weight: float = field(default=0.0, init=False)
+    objective: str | Objective = field(default="auto", init=False)
+    beta: float = between(0, 1, 0.5)
+    temperature: float = above(0, 1.0)
+    teacher: Any = field(kw_only=True)
+
+    name: ClassVar[str] = "gkd"
+    summary: ClassVar[str] = "a teacher's distribution as target, on gold or own history"
+    only_for: ClassVar[tuple[str, str] | None] = ("symbols", "scheduled_sampling")
+    without: ClassVar[Mapping[str, str]] = {"target": "whose target is the teacher's distribution"}
+    means: ClassVar[dict[str, tuple[str, str]]] = {"support_overlap": ("support_common", "support_of")}
+    citation: ClassVar[Citation] = Citation(
+        formula="M = beta P_T + (1 - beta) P_S;  loss = sum_t beta KL(P_T || M) + (1 - beta) KL(P_S || M)  after h_<t\n"
+        "(beta = 0: KL(P_T || P_S), beta = 1: KL(P_S || P_T))",
+        reference="Agarwal, R., Vieillard, N., Zhou, Y., Stanczyk, P., Ramos, S., Geist, M. and Bachem, O. (2024). "
+        "On-policy distillation of language models: learning from self-generated mistakes. ICLR. arXiv:2306.13649",
+        bibtex="""@inproceedings{agarwal2024onpolicy,
+  author    = {Agarwal, Rishabh and Vieillard, Nino and Zhou, Yongchao and Stanczyk, Piotr and Ramos, Sabela
+               and Geist, Matthieu and Bachem, Olivier},
+  title     = {On-Policy Distillation of Language Models: Learning from Self-Generated Mistakes},
+  booktitle = {International Conference on Learning Representations},
+  year      = {2024}
+}""",
+    )
+
+    @property
+    def own_loss(self) -> tuple[str, ...]:
+        """The loss is a divergence from the teacher."""
+        return (*super().own_loss, "the target is the teacher's distribution")
+
+    def problems(self) -> list[str]:
+        """What is wrong with the arguments; a teacher becomes a ``Teacher``."""
+        if not isinstance(self.teacher, Teacher | str):
+            hint = ": that is a class; give an object of it" if isinstance(self.teacher, type) else ""
+            if hint or not callable(self.teacher):
+                rule = "teacher must be a model, from Batch to (batch, time, vocabulary)"
+                return [f"{rule}; got {type(self.teacher).__name__}{hint}", *super().problems()]
+            object.__setattr__(self, "teacher", Teacher(self.teacher))
+        return super().problems()
+
+    def _replacement(self, model: Any, batch: Batch, step: int, key: int) -> tuple[Replacement, dict[str, float | str]]:
+        """Those of scheduled sampling, once student and teacher fit each other."""
+        problems: list[str] = []
+        if not batch.is_discrete:
+            problems.append("gkd compares distributions of symbols, and these targets are values: use another method")
+        if isinstance(self.teacher, str):
+            problems.append(f"teacher = {self.teacher!r} is a folder, which recipes load: pass the model itself")
+        elif unwrap(self.teacher.model) is unwrap(model):
+            problems.append("the teacher is the student itself, so the loss is 0: pass copy.deepcopy(model)")
+        elif isinstance(self.teacher.model, nn.Module) and not self.teacher.follows:
+            devices = {str(each.device) for each in self.teacher.model.parameters()} - {str(batch.history.device)}
+            if devices:
+                found = f"the teacher lies on {', '.join(sorted(devices))} and the batch on {batch.history.device}"
+                problems.append(f"{found}: move the teacher there before, teacher.to({str(batch.history.device)!r})")
+        refuse(problems)
+        return super()._replacement(model, batch, step, key)
+
+    def finish(self, outputs: Tensor | Counted, fed: Batch, report: dict[str, float | str]) -> Outcome:
+        """The divergence from the teacher after the same history, at the positions that count."""
+        if isinstance(outputs, Counted):
+            logits, index = outputs.outputs, outputs.index
+        else:
+            index = fed.mask.flatten().nonzero().squeeze(1)
+            logits = outputs.flatten(0, 1).index_select(0, index)
+        weights = None if fed.weights is None else fed.weights.flatten().index_select(0, index)
+        part = _Part(self.beta, self.temperature, self.teacher.outputs(fed, index), weights)
+        total = cast(Tensor, _Summed.apply(logits, part))
+        count = total.new_tensor(len(index)) if weights is None else weights.sum().to(total.dtype)
+        counts = {"support_common": part.common, "support_of": len(index) * min(_NEAR, logits.shape[1])}
+        return Outcome(total, count, cast(Tensor, outputs), fed, {**report, **counts, "teacher_passes": 1})
+
+
+def divergence(student: Tensor, teacher: Tensor, beta: float) -> Tensor:
+    """(n,) ``beta KL(P_T || M) + (1 - beta) KL(P_S || M)`` of logits (n, vocab); the KLs at beta 0 and 1.
+
+    >>> divergence(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, -torch.inf]]), beta=0.0)
+    tensor([0.6931])
+    """
+    log_s, log_t = student.log_softmax(-1), teacher.log_softmax(-1)
+    if beta == 0:
+        return _kl(log_t, log_s)
+    if beta == 1:
+        return _kl(log_s, log_t)
+    least = torch.finfo(log_s.dtype).min / 2  # of two symbols without probability the gradient would be NaN
+    parts = log_t.clamp_min(least) + math.log(beta), log_s.clamp_min(least) + math.log1p(-beta)
+    mixed = torch.logaddexp(*parts)
+    return beta * _kl(log_t, mixed) + (1 - beta) * _kl(log_s, mixed)
+
+
+def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    p = log_p.exp()
+    # by selection: what has no probability may have none under q
+    return (p * torch.where(p > 0, log_p - log_q, 0.0)).sum(-1)
+
+
+@dataclass(eq=False)
+class _Part:
+    """The summed divergence of some positions from the teacher, and how far the likely symbols are the same."""
+
+    beta: float
+    temperature: float
+    teacher: Callable[[int, int], Tensor]
+    weights: Tensor | None
+    common: int = 0
+
+    def __call__(self, student: Tensor, begin: int) -> Tensor:
+        end = begin + len(student)
+        teacher = self.teacher(begin, end)
+        if teacher.shape != student.shape:
+            raise UserError(
+                f"the teacher has {teacher.shape[-1]} symbols and the student {student.shape[-1]}: gkd compares "
+                "distributions over the same symbols"
+            )
+        wide = torch.promote_types(torch.promote_types(student.dtype, teacher.dtype), torch.float32)
+        each = divergence(student.to(wide) / self.temperature, teacher.to(wide) / self.temperature, self.beta)
+        near = min(_NEAR, student.shape[1])
+        likely, of_teacher = (logits.detach().topk(near).indices for logits in (student, teacher))
+        self.common += int((likely[:, :, None] == of_teacher[:, None, :]).sum())
+        return (each if self.weights is None else each * self.weights[begin:end].to(wide)).sum()
+
+
+class _Summed(torch.autograd.Function):
+    """A sum over positions and its gradient, some positions at a time: of the logits' size is the gradient alone."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, part: _Part) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        needed = ctx.needs_input_grad[0]
+        gradient = torch.zeros_like(logits) if needed else None
+        total = logits.new_zeros((), dtype=torch.promote_types(logits.dtype, torch.float32))
+        size = max(1, _CHUNK // logits.shape[1])
+        for begin in range(0, len(logits), size):
+            some = logits[begin : begin + size].detach().requires_grad_(needed)
+            with torch.set_grad_enabled(needed):
+                summed = part(some, begin)
+            if gradient is not None:
+                gradient[begin : begin + size] = torch.autograd.grad(summed, some)[0]
+            total += summed.detach()
+        ctx.gradient = gradient
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        return ctx.gradient * grads[0].to(ctx.gradient.dtype), None
+
+
+gkd = GKD

@@ -1,0 +1,215 @@
+"""GKD: loss and gradient are those of nested loops and of TRL; its limits; the teacher is left as it was."""
+
+import copy
+import importlib
+import pickle
+import warnings
+
+import pytest
+import torch
+
+import freerun as fr
+from builders import (
+    ForwardOnly,
+    assert_same_gradients,
+    gradients,
+    language_model,
+    prompted,
+    ragged,
+    refused,
+    seq2seq,
+    transformer,
+)
+from freerun.keys import fold
+from oracles import coins, full_prefix
+from oracles_distil import distilled
+
+KEY, STEP = 5, 3
+gkd = importlib.import_module("freerun.methods.gkd")
+
+
+def weighted(batch: fr.Batch) -> fr.Batch:
+    g = torch.Generator().manual_seed(0)
+    return batch.replace(weights=torch.rand(batch.mask.shape, generator=g, dtype=torch.float64) + 0.5)
+
+
+def other(model: torch.nn.Module) -> torch.nn.Module:
+    """A teacher of the same kind, with other weights."""
+    teacher = copy.deepcopy(model)
+    g = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weight in teacher.parameters():
+            weight.add_(0.5 * torch.randn(weight.shape, generator=g, dtype=weight.dtype))
+    return teacher
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.25, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+@pytest.mark.parametrize(
+    ("made", "batch"),
+    [
+        (seq2seq, ragged), (lambda: seq2seq("gru"), lambda: weighted(ragged())), (transformer, ragged),
+        (lambda: ForwardOnly(seq2seq()), ragged), (language_model, lambda: prompted("left")),
+    ],
+    ids=["lstm", "weights", "transformer", "forward only", "language model"],
+)  # fmt: skip
+def test_loss_and_gradient_are_those_of_nested_loops(made, batch, beta, temperature, monkeypatch):
+    monkeypatch.setattr(gkd, "_CHUNK", 12)  # two positions at a time
+    model, batch = made(), batch()
+    teacher = other(model)
+    outcome = fr.gkd(0.5, beta=beta, temperature=temperature, teacher=teacher).run(model, batch, STEP, KEY)
+    keep = coins("token", batch, 0.5, KEY, STEP)
+    history = full_prefix(model, batch, keep, "inverse_cdf", fold(KEY, "draw", STEP))
+    assert torch.equal(outcome.fed.history, history)
+    assert not torch.equal(history, batch.history)
+    fed = batch.replace(history=history)
+    expected = distilled(model(fed), teacher(fed).detach(), batch, beta, temperature)
+    assert outcome.loss.item() == pytest.approx(expected.item(), rel=1e-10)
+    assert_same_gradients(gradients(model, outcome.loss), gradients(model, expected))
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.25, 0.5, 1.0])
+def test_the_loss_and_its_gradient_are_those_of_trl(beta):
+    pytest.importorskip("trl")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from trl.experimental.gkd import GKDTrainer
+    batch, model = prompted("right"), language_model("learned")
+    teacher = other(model)
+    ours = fr.gkd(1.0, beta=beta, temperature=0.9, teacher=teacher).run(model, batch, STEP, KEY)
+    labels = batch.targets.masked_fill(~batch.mask, -100)
+    with torch.no_grad():
+        known = teacher(batch)
+    theirs = GKDTrainer.generalized_jsd_loss(model(batch), known, labels, beta=beta, temperature=0.9)
+    assert ours.loss.item() == pytest.approx(theirs.item(), rel=1e-6)
+    assert_same_gradients(gradients(model, ours.loss), gradients(model, theirs), 1e-6)
+
+
+class OneHot(torch.nn.Module):
+    """All of the probability on gold, which it knows from outside."""
+
+    def __init__(self, gold: torch.Tensor) -> None:
+        super().__init__()
+        self.gold = gold
+
+    def forward(self, batch: fr.Batch) -> torch.Tensor:
+        sure = torch.nn.functional.one_hot(self.gold, 5).double()
+        return sure.log()
+
+
+def test_a_teacher_that_is_sure_of_gold_is_teacher_forcing_at_beta_0():
+    model, batch = seq2seq(), ragged()
+    ours = fr.gkd(1.0, beta=0.0, teacher=OneHot(batch.targets))(model, batch, STEP, KEY)
+    gold = fr.teacher_forcing()(model, batch, STEP, KEY)
+    assert ours.item() == pytest.approx(gold.item(), rel=1e-12)
+    assert_same_gradients(gradients(model, ours), gradients(model, gold))
+    for beta in (0.5, 1.0):  # symbols without probability do no harm where the limit is finite
+        total = fr.gkd(1.0, beta=beta, teacher=OneHot(batch.targets))
+        loss = total.run(model, batch, STEP, KEY).total
+        assert bool(loss.isfinite()) == (beta < 1)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.3, 1.0])
+def test_nothing_is_left_to_learn_from_a_teacher_with_the_same_weights(beta):
+    model, batch = transformer(), ragged()
+    outcome = fr.gkd(0.0, beta=beta, teacher=copy.deepcopy(model)).run(model, batch, STEP, KEY)
+    assert abs(outcome.total.item()) < 1e-13
+    assert max(float(g.abs().max()) for g in gradients(model, outcome.loss).values()) < 1e-13
+    assert outcome.report["support_common"] == outcome.report["support_of"] == 5 * int(batch.mask.sum())
+
+
+def test_ratio_1_is_distillation_on_the_data_bit_for_bit_and_calls_each_model_once():
+    model, batch = transformer(), ragged()
+    teacher, calls = other(model), []
+    student, known = ForwardOnly(model), ForwardOnly(teacher)
+    student.register_forward_pre_hook(lambda *_: calls.append("student"))
+    known.register_forward_pre_hook(lambda *_: calls.append("teacher"))
+    fr.gkd(0.5, teacher=known).run(student, batch, STEP, KEY)  # what is tried once of a new model
+    calls.clear()
+    outcome = fr.gkd(1.0, teacher=known).run(student, batch, STEP, KEY)
+    assert calls == ["student", "teacher"]
+    assert torch.equal(outcome.fed.history, batch.history)
+    with torch.no_grad():
+        logits = known(batch)[batch.mask]
+    total = gkd.divergence(model(batch)[batch.mask], logits, 0.5).sum()
+    assert torch.equal(outcome.total, total)
+
+
+def test_the_teacher_runs_in_evaluation_mode_without_gradient_and_stays_as_it_was():
+    model, batch = transformer(dropout=0.3), ragged()
+    teacher = other(model).train()
+    before = copy.deepcopy(teacher.state_dict())
+    method = fr.gkd(0.5, teacher=teacher)
+    method(model, batch, STEP, KEY).backward()
+    assert teacher.training
+    assert all(weight.grad is None and weight.requires_grad for weight in teacher.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+    gold = fr.gkd(1.0, teacher=teacher)  # dropout of the teacher would make it another function at each call
+    student = transformer().eval()
+    assert torch.equal(gold(student, batch, STEP, KEY), gold(student, batch, STEP, KEY))
+
+
+def test_its_identity_is_the_teachers_weights():
+    teacher = seq2seq()
+    method, same = fr.gkd(0.5, teacher=teacher), fr.gkd(0.5, teacher=copy.deepcopy(teacher))
+    assert method == same == pickle.loads(pickle.dumps(method))
+    assert repr(method) == repr(same)
+    assert "0x" not in repr(method)
+    assert fr.gkd(0.5, teacher=other(teacher)) != method
+    assert repr(fr.gkd(0.5, teacher=other(teacher))) != repr(method)
+
+
+def test_what_does_not_fit_is_refused_by_name():
+    model, batch = seq2seq(), ragged()
+    larger = fr.models.RecurrentSeq2Seq(6, 7, size=8).double()
+    refused("the teacher has 7 symbols and the student 5", fr.gkd(1.0, teacher=larger), model, batch, STEP)
+    refused("the teacher is the student itself", fr.gkd(1.0, teacher=model), model, batch, STEP)
+    refused("teacher must be a model", fr.gkd, 0.5, teacher=7)
+    refused("is a folder, which recipes load", fr.gkd(0.5, teacher="runs/a"), model, batch, STEP)
+    refused("that is a class", fr.gkd, 0.5, teacher=torch.nn.GRU)
+    refused("beta must lie", fr.gkd, 0.5, teacher=larger, beta=1.5)
+    refused("temperature must be above 0", fr.gkd, 0.5, teacher=larger, temperature=0.0)
+    refused("target has no effect with gkd", fr.gkd, 0.5, teacher=larger, target="optimal_completion")
+    values = fr.Batch(torch.zeros(1, 3, 2))
+    refused("these targets are values", fr.gkd(1.0, teacher=larger), lambda each: each.history, values, 0)
+    elsewhere = copy.deepcopy(model).to("meta")
+    refused("the teacher lies on meta and the batch on cpu", fr.gkd(1.0, teacher=elsewhere), model, batch, STEP)
+
+
+@pytest.mark.parametrize("gate", ["token", "sequence", "prefix"])
+def test_a_schedule_goes_from_gold_to_own(gate):
+    model, batch = transformer(), ragged()
+    falling = fr.schedules.linear(start=1.0, end=0.0, steps=10)
+    method = fr.gkd(falling, gate=gate, teacher=other(model))
+    shares = [method.run(model, batch, step, KEY).report["replaced"] for step in (0, 10)]
+    assert shares == [0, int(batch.replaceable.sum())]
+
+
+class Bigram(torch.nn.Module):
+    """A language over six symbols that depends on the previous one."""
+
+    def __init__(self, seed: int, scale: float) -> None:
+        super().__init__()
+        g = torch.Generator().manual_seed(seed)
+        self.table = torch.nn.Parameter(scale * torch.randn(7, 6, generator=g))
+
+    def forward(self, batch: fr.Batch) -> torch.Tensor:
+        before = torch.nn.functional.pad(batch.history[:, :-1], (1, 0), value=6)
+        return self.table[before]
+
+
+def test_on_its_own_histories_the_student_learns_what_the_teacher_would_do_there():
+    """The data hold two symbols only; after the others, where own histories lead, only a teacher's word is heard."""
+    teacher, ids = Bigram(0, 2.0), torch.tensor([[0, 1] * 8]).expand(8, 16)
+    batch = fr.Batch(ids)
+    gaps = []
+    for ratio in (1.0, 0.0):
+        student = Bigram(1, 0.1)
+        optimizer = torch.optim.Adam(student.parameters(), lr=0.1)
+        for step in range(150):
+            optimizer.zero_grad()
+            fr.gkd(ratio, beta=0.0, teacher=teacher)(student, batch, step, 0).backward()
+            optimizer.step()
+        apart = gkd.divergence(student.table[2:6], teacher.table[2:6], 0.0)
+        gaps.append(float(apart.mean().detach()))
+    assert gaps[1] < 0.1 * gaps[0]
