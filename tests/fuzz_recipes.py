@@ -159,7 +159,7 @@ CHOICES = [
     "relu", "rms", "layer", "point", "gaussian", "student_t", "quantiles", "error", "drop", "cut", "standard", "none",
     "last", "linear", "ignore", "copy", "reverse", "digits", "shapes", "sample", "greedy", "auto", "expected", "token",
     "step", "sequence", "batch", "teacher_forcing", "free_running", "scheduled_sampling", "two_pass", "parallel",
-    "confidence_aware", "token_noise", "multi_step", "pushforward", "sparse_teacher_forcing",
+    "confidence_aware", "token_noise", "multi_step", "pushforward", "replay_buffer", "sparse_teacher_forcing",
     "generalised_teacher_forcing", "reverse_scheduled_sampling", "gaussian_noise", "data_as_demonstrator_online", "per",
     "wer", "nrmse", "mse", "chrf", "bleu", "teacher_forced_loss", "adam", "adamw", "sgd", "cosine", "inverse_sqrt",
     "bf16", "no", "mackey_glass", "thomas", "lorenz63", "lorenz96", "jacobi", "window", "draft",

@@ -133,12 +133,20 @@ DRAWN = 'method={name="multi_step", gradient="checkpointed", horizon={schedule="
 RUNNING = 'method={name="generalised_teacher_forcing", alpha="running", every=2, decay=0.5}'
 
 
+REPLAYED = 'method={name="replay_buffer", share=0.5, capacity=9, age=3, gradient="none"}'
+
+
 PUSHED = 'method={name="pushforward", horizon=4}'
 
 
 @pytest.mark.parametrize(
     ("name", "changes"),
-    [("horizon", [DRAWN]), ("alpha", [RUNNING, "model.kind=shallow_plrnn"]), ("steps", [PUSHED])],
+    [
+        ("horizon", [DRAWN]),
+        ("alpha", [RUNNING, "model.kind=shallow_plrnn"]),
+        ("steps", [PUSHED]),
+        ("mean_age", [REPLAYED]),
+    ],
 )
 def test_what_is_drawn_or_kept_goes_on_as_if_never_stopped(tmp_path, name, changes):
     recipe = tiny(tmp_path, *changes, "train.updates=8", "train.save_every=4", "train.keep=3", "train.accumulate=2")
@@ -151,7 +159,10 @@ def test_what_is_drawn_or_kept_goes_on_as_if_never_stopped(tmp_path, name, chang
     whole, stopped = (load_run(tmp_path / run).model.state_dict() for run in ("whole", "stopped"))
     assert all(torch.equal(whole[each], stopped[each]) for each in whole)
     lines = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
-    found = [line[name] for line in lines if line["event"] == "update"]
+    found = [line[name] for line in lines if line["event"] == "update" and line["step"] >= (name == "mean_age")]
+    if name == "mean_age":  # a buffer that is empty has none
+        assert found[0] == 1 < max(found) <= 3
+        return
     if name == "steps":  # evenly from 1 to the horizon; all 8 equal: 4^-7
         assert set(found) <= {1, 2, 3, 4}
         assert len(set(found)) > 1

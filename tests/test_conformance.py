@@ -52,6 +52,7 @@ ARGUMENTS = {
     "self_critical": {"end": 0, "num_samples": 3},
     "multi_step": {"horizon": 3},
     "pushforward": {"horizon": 3},
+    "replay_buffer": {"share": 0.5, "capacity": 8, "age": 2, "horizon": 3},
     "sparse_teacher_forcing": {"tau": 2},
     "generalised_teacher_forcing": {"alpha": 0.3},
     "reverse_scheduled_sampling": {"context_ratio": 0.5, "teacher_forcing_ratio": 0.5},
@@ -101,14 +102,14 @@ IDS_ONLY = (
 OWN_RUNS = ("optimal_completion", "minimum_risk", "self_critical")
 IDS_ONLY += OWN_RUNS[1:]
 VALUES_ONLY = (
-    "multi_step", "pushforward", "generalised_teacher_forcing", "reverse_scheduled_sampling",
+    "multi_step", "pushforward", "replay_buffer", "generalised_teacher_forcing", "reverse_scheduled_sampling",
     "data_as_demonstrator_online", "gaussian_noise",
 )  # fmt: skip
 # they have no lookup, and so take no mixtures of symbols
 TAKES_IDS = ("forward only", "nn.GRU", "nn.TransformerDecoder", "a decoder step")
 NEEDS_WARM_UP = ("reverse_scheduled_sampling",)
 # the history they give back is as long as the horizon
-SHORTER = ("multi_step", "pushforward")
+SHORTER = ("multi_step", "pushforward", "replay_buffer")
 
 
 def vector_model():

@@ -79,6 +79,7 @@ IDS = {
 VALUES = {
     "gaussian_noise": {"std": 0.5, "rate": 0.5}, "scheduled_sampling": {"teacher_forcing_ratio": 0.4},
     "generalised_teacher_forcing": {"alpha": 0.3}, "data_as_demonstrator_online": {}, "multi_step": {"horizon": 3},
+    "replay_buffer": {"share": 0.5, "capacity": 8, "age": 2, "horizon": 3},
 }  # fmt: skip
 
 

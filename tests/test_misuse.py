@@ -197,7 +197,7 @@ METHODS_OF_VALUES = {
     "teacher_forcing": fr.teacher_forcing(), "free_running": fr.free_running(), "scheduled_sampling": ss(0.5),
     "multi_step": fr.multi_step(horizon=2), "gaussian_noise": fr.gaussian_noise(0.1),
     "sparse": fr.sparse_teacher_forcing(tau=2), "generalised": fr.generalised_teacher_forcing(0.5),
-    "demonstrator": fr.data_as_demonstrator_online(),
+    "demonstrator": fr.data_as_demonstrator_online(), "replayed": fr.replay_buffer(0.5, capacity=8, age=2),
 }  # fmt: skip
 
 
@@ -281,7 +281,7 @@ def output_cases() -> Iterator[Case]:
         if name in ("None", "a tuple", "logits in an object", "a position less"):
             for each in ("two_pass", "parallel", "token_noise", "confidence_aware"):
                 yield (f"{each}, outputs {name}", partial(call, METHODS_OF_IDS[each], logits), says)
-            for each in ("multi_step", "gaussian_noise", "sparse", "generalised", "demonstrator"):
+            for each in ("multi_step", "gaussian_noise", "sparse", "generalised", "demonstrator", "replayed"):
                 yield (f"{each}, outputs {name}", partial(call, METHODS_OF_VALUES[each], values, VALUES_BATCH), says)
     few = int(IDS[MASK].max())
     narrow = returning(lambda x: x[..., :few])
@@ -291,7 +291,7 @@ def output_cases() -> Iterator[Case]:
         logits, values = (returning(lambda x, v=bad: x * v, batch) for batch in (IDS_BATCH, VALUES_BATCH))
         for each, method in METHODS_OF_IDS.items():
             yield (f"{each}, {name} logits", partial(call, method, logits), "hold NaN or infinity")
-        for each in ("teacher_forcing", "free_running", "multi_step", "demonstrator"):
+        for each in ("teacher_forcing", "free_running", "multi_step", "demonstrator", "replayed"):
             method = METHODS_OF_VALUES[each]
             yield (f"{each}, {name}", partial(call, method, values, VALUES_BATCH), "hold NaN or infinity")
     ruled_out = returning(lambda x: x.masked_fill(nn.functional.one_hot(IDS, V).bool(), -INF))

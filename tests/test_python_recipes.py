@@ -232,6 +232,7 @@ def make_model(values, covariates, observed, size=8):
     {"name": "pushforward", "horizon": {"schedule": "linear", "start": 1.0, "end": 5.0}},
     {"name": "multi_step", "horizon": {"schedule": "uniform", "low": 1, "high": 5}, "gradient": "checkpointed"},
     {"name": "generalised_teacher_forcing", "alpha": "running"},
+    {"name": "replay_buffer", "share": 0.5, "capacity": 16, "age": 3},
     {"name": "gaussian_noise", "std": 0.01, "walk": "values"},
 ], ids=lambda method: method["name"])  # fmt: skip
 def test_a_map_of_ones_own_emulates_a_system(folder, method, capsys):

@@ -61,6 +61,7 @@ if TYPE_CHECKING:
         parallel as parallel,
         pushforward as pushforward,
         raml as raml,
+        replay_buffer as replay_buffer,
         reverse_scheduled_sampling as reverse_scheduled_sampling,
         rising as rising,
         scheduled_sampling as scheduled_sampling,
@@ -92,7 +93,7 @@ _NAMES = {
     "generation": "Generated generate",
     "methods": "METHODS PRESETS confidence_aware confusion_noise data_as_demonstrator data_as_demonstrator_online "
     "falling free_running gaussian_noise generalised_teacher_forcing gkd multi_step no_history optimal_completion "
-    "parallel pushforward raml reverse_scheduled_sampling rising scheduled_sampling sentence_oracle "
+    "parallel pushforward raml replay_buffer reverse_scheduled_sampling rising scheduled_sampling sentence_oracle "
     "sparse_teacher_forcing teacher_forcing teaforn token_noise two_pass unlikelihood word_dropout",
     "models": "MODELS StepModel",
     "schedules": "SCHEDULES",

@@ -25,6 +25,7 @@ from freerun.methods.own_costs import MinimumRisk, SelfCritical, minimum_risk, s
 from freerun.methods.parallel import Parallel, parallel
 from freerun.methods.presets import PRESETS, bptt_sa, falling, reverse, rising
 from freerun.methods.raml import RewardAugmented, raml
+from freerun.methods.replay_buffer import ReplayBuffer, replay_buffer
 from freerun.methods.reverse_scheduled_sampling import ReverseScheduledSampling, reverse_scheduled_sampling
 from freerun.methods.scheduled_sampling import (
     FreeRunning,
@@ -61,6 +62,7 @@ __all__ = [
     "OptimalCompletionDistillation",
     "Parallel",
     "Pushforward",
+    "ReplayBuffer",
     "ReverseScheduledSampling",
     "RewardAugmented",
     "ScheduledSampling",
@@ -94,6 +96,7 @@ __all__ = [
     "parallel",
     "pushforward",
     "raml",
+    "replay_buffer",
     "reverse",
     "reverse_scheduled_sampling",
     "rising",
@@ -122,6 +125,7 @@ METHODS: dict[str, type[Any]] = {
     "gkd": GKD,
     "multi_step": MultiStep,
     "pushforward": Pushforward,
+    "replay_buffer": ReplayBuffer,
     "sparse_teacher_forcing": SparseTeacherForcing,
     "generalised_teacher_forcing": GeneralisedTeacherForcing,
     "minimum_risk": MinimumRisk,
