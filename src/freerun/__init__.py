@@ -55,16 +55,19 @@ if TYPE_CHECKING:
         gaussian_noise as gaussian_noise,
         generalised_teacher_forcing as generalised_teacher_forcing,
         gkd as gkd,
+        minimum_risk as minimum_risk,
         multi_step as multi_step,
         no_history as no_history,
         optimal_completion as optimal_completion,
         parallel as parallel,
+        professor_forcing as professor_forcing,
         pushforward as pushforward,
         raml as raml,
         replay_buffer as replay_buffer,
         reverse_scheduled_sampling as reverse_scheduled_sampling,
         rising as rising,
         scheduled_sampling as scheduled_sampling,
+        self_critical as self_critical,
         sentence_oracle as sentence_oracle,
         sparse_teacher_forcing as sparse_teacher_forcing,
         teacher_forcing as teacher_forcing,
@@ -74,7 +77,6 @@ if TYPE_CHECKING:
         unlikelihood as unlikelihood,
         word_dropout as word_dropout,
     )
-    from freerun.methods.own_costs import minimum_risk as minimum_risk, self_critical as self_critical
     from freerun.models import MODELS as MODELS, StepModel as StepModel
     from freerun.rollin import ENGINES as ENGINES, Draft as Draft, Window as Window
     from freerun.schedules import SCHEDULES as SCHEDULES
@@ -92,15 +94,14 @@ _NAMES = {
     "gates": "GATES",
     "generation": "Generated generate",
     "methods": "METHODS PRESETS confidence_aware confusion_noise data_as_demonstrator data_as_demonstrator_online "
-    "falling free_running gaussian_noise generalised_teacher_forcing gkd multi_step no_history optimal_completion "
-    "parallel pushforward raml replay_buffer reverse_scheduled_sampling rising scheduled_sampling sentence_oracle "
+    "diffusion_noise falling free_running gaussian_noise generalised_teacher_forcing gkd minimum_risk "
+    "multi_step no_history optimal_completion parallel professor_forcing pushforward raml replay_buffer "
+    "reverse_scheduled_sampling rising scheduled_sampling self_critical sentence_oracle "
     "sparse_teacher_forcing teacher_forcing teaforn token_noise two_pass unlikelihood word_dropout",
     "models": "MODELS StepModel",
     "schedules": "SCHEDULES",
-    "methods.own_costs": "minimum_risk self_critical",
     "rollin": "Draft ENGINES Window",
     "types": "Batch Outcome Step",
-    "methods.diffusion": "diffusion_noise",
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
 

@@ -24,6 +24,7 @@ from freerun.methods.optimal_completion import OptimalCompletionDistillation, op
 from freerun.methods.own_costs import MinimumRisk, SelfCritical, minimum_risk, self_critical
 from freerun.methods.parallel import Parallel, parallel
 from freerun.methods.presets import PRESETS, bptt_sa, falling, reverse, rising
+from freerun.methods.professor_forcing import ProfessorForcing, professor_forcing
 from freerun.methods.raml import RewardAugmented, raml
 from freerun.methods.replay_buffer import ReplayBuffer, replay_buffer
 from freerun.methods.reverse_scheduled_sampling import ReverseScheduledSampling, reverse_scheduled_sampling
@@ -57,15 +58,18 @@ __all__ = [
     "GaussianNoise",
     "GeneralisedTeacherForcing",
     "Method",
+    "MinimumRisk",
     "MultiStep",
     "NoHistory",
     "OptimalCompletionDistillation",
     "Parallel",
+    "ProfessorForcing",
     "Pushforward",
     "ReplayBuffer",
     "ReverseScheduledSampling",
     "RewardAugmented",
     "ScheduledSampling",
+    "SelfCritical",
     "SentenceOracle",
     "SparseTeacherForcing",
     "Teacher",
@@ -90,10 +94,12 @@ __all__ = [
     "gkd",
     "jacobians",
     "least_forcing",
+    "minimum_risk",
     "multi_step",
     "no_history",
     "optimal_completion",
     "parallel",
+    "professor_forcing",
     "pushforward",
     "raml",
     "replay_buffer",
@@ -101,6 +107,7 @@ __all__ = [
     "reverse_scheduled_sampling",
     "rising",
     "scheduled_sampling",
+    "self_critical",
     "sentence_oracle",
     "sparse_teacher_forcing",
     "teacher_forcing",
@@ -110,8 +117,6 @@ __all__ = [
     "unlikelihood",
     "word_dropout",
 ]
-__all__ += ["MinimumRisk", "SelfCritical", "minimum_risk", "self_critical"]
-
 METHODS: dict[str, type[Any]] = {
     "teacher_forcing": TeacherForcing,
     "free_running": FreeRunning,
@@ -123,6 +128,7 @@ METHODS: dict[str, type[Any]] = {
     "unlikelihood": Unlikelihood,
     "optimal_completion": OptimalCompletionDistillation,
     "gkd": GKD,
+    "professor_forcing": ProfessorForcing,
     "multi_step": MultiStep,
     "pushforward": Pushforward,
     "replay_buffer": ReplayBuffer,

@@ -89,6 +89,20 @@ def counted_forward(model: Any, batch: Batch, objective: Any) -> Tensor | Counte
     return counted
 
 
+def with_hidden(model: Any, batch: Batch) -> tuple[Tensor, Tensor | None]:
+    """All outputs, and the hidden vectors (batch, time, size) they are made of; None where the model has no halves."""
+    model_at: Any = getattr(type(model), "forward_at", None)
+    if model_at is not None and supports(model, Split):
+        found = model_at(model, batch, torch.arange(batch.mask.numel(), device=batch.mask.device))
+        if found is not None:
+            outputs, hidden = (each.unflatten(0, (batch.size, batch.time)) for each in found)
+            return checked(outputs, batch), hidden
+    elif supports(model, Split) and _is_plain(model) and not _walked(model)[0] and _trusted(model, batch):
+        hidden = model.hidden(batch)
+        return checked(model.head(hidden), batch), hidden
+    return forward(model, batch), None
+
+
 def _is_plain(model: Any) -> bool:
     """Whether nothing but the two halves happens in a call of the model."""
     if not _forward_is_older(type(model)) or needs_sync(model):

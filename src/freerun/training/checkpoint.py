@@ -30,7 +30,7 @@ from freerun.training.files import (
     write_folder,
 )
 from freerun.training.optim import Ema, Needed, load_optimizer, memory_misfits, optimizer_tensors
-from freerun.training.parallelize import ParallelRun
+from freerun.training.parallelize import OF_METHOD, ParallelRun
 from freerun.training.processes import Processes
 from freerun.training.run_folder import STEP_FILES, checkpoints
 from freerun.training.weights import WEIGHTS, Specs, misfits, not_finite, pack, read_tensors, require_fit, weights_of
@@ -86,6 +86,11 @@ class TrainObjects:
         """The processes that train the model together."""
         return self.wrapped.processes
 
+    @property
+    def trained(self) -> Module:
+        """All that the optimizer trains: the model's parameters, and those of its method."""
+        return self.wrapped.trained
+
 
 @dataclass(frozen=True, eq=False)
 class Saved:
@@ -110,7 +115,7 @@ def folder_name(step: int, kind: str = "step") -> str:
 def save(folder: Path, parts: TrainObjects, state: TrainState, identity: dict[str, Any], metrics_bytes: int) -> None:
     """Write the checkpoint of ``state.step`` under ``folder/checkpoints``: what all processes have, by the first."""
     weights = weights_of(parts.model)
-    memory = optimizer_tensors(parts.model, parts.optimizer)
+    memory = optimizer_tensors(parts.trained, parts.optimizer)
     kept: dict[str, float | Tensor] = getattr(parts.wrapped.method, "state_dict", dict)()
     state.method = {name: value for name, value in kept.items() if not isinstance(value, Tensor)}
     averaged = None if parts.ema is None else parts.ema.full_tensors()
@@ -181,7 +186,7 @@ def newest(
 
 def restore(parts: TrainObjects, saved: Saved | None, state: TrainState) -> None:
     """Give optimizer, average and method their state back, in all processes; the model has its weights."""
-    load_optimizer(parts.model, parts.optimizer, parts.processes.broadcast(saved.memory if saved else None))
+    load_optimizer(parts.trained, parts.optimizer, parts.processes.broadcast(saved.memory if saved else None))
     averaged = parts.processes.broadcast(saved.averaged if saved else None)
     if parts.ema is not None and averaged:
         parts.ema.load(averaged)
@@ -225,6 +230,7 @@ def _read(stored: Stored, content: _State, needed: Needed, changes: list[Change]
     method: dict[str, Tensor] = {}
     if any(c.key == "method" and c.before.partition("(")[0] != c.after.partition("(")[0] for c in changes):
         state.method = {}  # another one begins with a state of its own
+        memory = {name: value for name, value in memory.items() if not name.startswith(f"{OF_METHOD}.")}
     elif _METHOD in stored.files:
         method = read_tensors(stored, _METHOD, lambda _: [])
     processes = content.get("processes", 1)

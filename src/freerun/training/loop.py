@@ -14,6 +14,7 @@ import torch
 from torch.nn import Module
 
 from freerun.errors import CheckpointError, DivergedError, ResourceError, UserError
+from freerun.keys import fold
 from freerun.signals import Interrupt, StopFlag, stopped
 from freerun.tasks.base import Method, Task
 from freerun.training import checkpoint, weights
@@ -27,7 +28,7 @@ from freerun.training.optim import Ema, Needed, make_optimizer
 from freerun.training.parallelize import ParallelRun, refuse_wrapped
 from freerun.training.plan import BatchPlan, TrainSettings
 from freerun.training.processes import Processes, join_processes, lost
-from freerun.training.run import Held, Job, Run, evaluate_dev, final_test, finished_run, header
+from freerun.training.run import Held, Job, Run, evaluate_dev, final_test, finished_run, header, method_parameters
 from freerun.training.run_folder import FolderLock, checkpoints, clean_run, refuse_foreign, refuse_lost, refuse_used
 from freerun.training.update import check_amp, device_of, update
 
@@ -201,9 +202,13 @@ def _open(
         weights.load_weights(
             model, processes.broadcast(weights.weights_of(model) if processes.first else None), "the first process"
         )
-    wrapped = ParallelRun(model, job.method, processes, settings.parallel, record=settings.record_errors)
+    with processes.raise_on_all_ranks():
+        owned = method_modules(job)
+        wrapped = ParallelRun(
+            model, job.method, processes, settings.parallel, record=settings.record_errors, owned=owned
+        )
     ema = Ema(model, settings.ema) if settings.ema else None
-    parts = TrainObjects(model, make_optimizer(model, settings), ema, wrapped)
+    parts = TrainObjects(model, make_optimizer(wrapped.trained, settings), ema, wrapped)
     state, before, size, changed = processes.on_main_rank(
         lambda: (
             (saved.state, saved.processes, saved.metrics_bytes, saved.changes) if saved else (TrainState(), 0, 0, [])
@@ -211,8 +216,6 @@ def _open(
     )
     if before:
         restore(parts, saved, state)
-    else:
-        getattr(job.method, "load_state_dict", dict)({})  # its object may have trained another model
     with processes.raise_on_all_ranks():
         board = Board(folder, state.step, on=settings.tensorboard and processes.first)
         metrics = Metrics(folder / "metrics.jsonl", size) if processes.first else Unwritten()
@@ -226,8 +229,20 @@ def _open(
             "examples, coins and noise are the same; sums are rounded otherwise, and dropout differs unless "
             "accumulate x processes is as it was"
         )
+    if extra := method_parameters(run):
+        run.progress.note(f"{job.method.name}: {extra:,} parameters of its own, which are no part of the model")
     run.changed(changed)
     return run
+
+
+def method_modules(job: Job) -> Module | None:
+    """Return the modules of a method that has any, made anew; the method has no state afterwards."""
+    getattr(job.method, "load_state_dict", dict)({})  # its object may have trained another model
+    make: Any = getattr(job.method, "modules", None)
+    if make is None:
+        return None
+    example = job.task.batch([0], torch.arange(1)).to(next(job.model.parameters()).device)
+    return make(job.model, example, fold(job.settings.seed, "train"))
 
 
 def _weights(job: Job, identity: dict[str, Any], *, resume: bool) -> Saved | None:

@@ -13,7 +13,7 @@ from torch.nn import Module
 from torch.optim import Optimizer
 
 from freerun.errors import CheckpointError
-from freerun.training.parallelize import full_tensor, shard_like
+from freerun.training.parallelize import OF_METHOD, full_tensor, shard_like
 from freerun.training.plan import TrainSettings
 from freerun.training.weights import Spec, Specs, misfits, spec_bytes, specs_of, weights_of
 
@@ -90,7 +90,11 @@ class Needed:
 
 
 def memory_misfits(specs: Specs, own: Specs) -> list[str]:
-    """Return where a memory is not that of an optimizer; it may lack weights that were never updated."""
+    """Return where a memory is not that of an optimizer; it may lack weights that were never updated.
+
+    What it holds of a method's parameters is looked at where it is loaded, with the method.
+    """
+    specs = {name: spec for name, spec in specs.items() if not name.startswith(f"{OF_METHOD}.")}
     known = {name.rpartition("|")[0] for name in specs}
     return misfits(specs, {name: spec for name, spec in own.items() if name.rpartition("|")[0] in known})
 

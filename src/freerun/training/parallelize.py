@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,6 +18,9 @@ from freerun.rollin.model import is_sharded
 from freerun.tasks.base import Method
 from freerun.training.processes import ALONE, Processes
 
+OF_METHOD = "method"
+"""Before the names of a method's parameters."""
+
 
 class MethodRun(nn.Module):
     """A method on a model as one forward, for wrappers that need to see the full step.
@@ -30,6 +33,7 @@ class MethodRun(nn.Module):
         model: the model as it is, in no wrapper.
         method: how it is trained.
         record: also report the own errors that were fed, for ``freerun.methods.ErrorLaw``.
+        owned: the modules of the method, for wrappers to see.
 
     What it is not: a model. Of the outcome only the numbers come out, as wrappers look for everything with a graph in
     what a forward returns.
@@ -42,9 +46,10 @@ class MethodRun(nn.Module):
     (True, 3, 0)
     """
 
-    def __init__(self, model: nn.Module, method: Method, record: bool = False) -> None:
+    def __init__(self, model: nn.Module, method: Method, record: bool = False, owned: nn.Module | None = None) -> None:
         super().__init__()
         self.record = record
+        self.owned = owned
         self.model = model
         self.method = method
 
@@ -71,6 +76,19 @@ class _Reaching(torch.autograd.Function):
         return (gradients[0], *(torch.zeros_like(weight) for weight in ctx.weights))
 
 
+class Trained(nn.Module):
+    """The parameters of a model under their own names, and those of its method's modules as ``method.<name>``."""
+
+    def __init__(self, model: nn.Module, owned: nn.Module) -> None:
+        super().__init__()
+        self.model, self.owned = model, owned
+
+    def named_parameters(self, *_: Any, **__: Any) -> Iterator[tuple[str, nn.Parameter]]:
+        """Return names and parameters, the model's first."""
+        yield from self.model.named_parameters()
+        yield from self.owned.named_parameters(prefix=OF_METHOD)
+
+
 class ParallelRun:
     """A ``MethodRun`` in one of PyTorch's wrappers, or in none where there is one process."""
 
@@ -82,10 +100,16 @@ class ParallelRun:
         parallel: str = "ddp",
         *,
         record: bool = False,
+        owned: nn.Module | None = None,
     ) -> None:
         self.method, self.processes = method, processes
+        self.trained = model if owned is None else Trained(model, owned)
         self.sharded = parallel == "fsdp" and processes.size > 1
-        self._run: Any = MethodRun(model, method, record)
+        if self.sharded and owned is not None:
+            raise UserError(
+                f"{method.name} trains modules of its own, which train.parallel = 'fsdp' would shard: set it to 'ddp'"
+            )
+        self._run: Any = MethodRun(model, method, record, owned)
         device = next(model.parameters()).device
         if processes.size > 1 and not any(p.requires_grad for p in model.parameters()):
             raise UserError("no parameter of the model can be trained (requires_grad is False for all)")

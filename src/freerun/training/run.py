@@ -170,10 +170,17 @@ def header(run: Run) -> dict[str, Any]:
         "select": settings.select,
         "examples": run.plan.examples,
         "parameters": sum(parameter.numel() for parameter in run.parts.model.parameters()),
+        **({"method_parameters": extra} if (extra := method_parameters(run)) else {}),
         "data": run.job.task.fingerprint,
         "versions": versions(),
         "time": time.strftime("%Y-%m-%d %H:%M:%S"),
     }
+
+
+def method_parameters(run: Run) -> int:
+    """Return how many parameters the modules of the method have; they are no part of the model."""
+    both = sum(parameter.numel() for parameter in run.parts.trained.parameters())
+    return both - sum(parameter.numel() for parameter in run.parts.model.parameters())
 
 
 def evaluate_dev(run: Run) -> None:

@@ -80,7 +80,7 @@ def _update(parts: TrainObjects, task: Task, settings: TrainSettings, planned: U
     rate = learning_rate(step, settings)
     # wrappers average over processes
     with processes.together():
-        norm = _scale_gradients(parts.model, window.count / processes.size, settings.clip)
+        norm = _scale_gradients(parts.trained, window.count / processes.size, settings.clip)
     loss = window.total / window.count if window.count else math.nan
     if not (math.isfinite(loss) and math.isfinite(norm)):
         parts.optimizer.zero_grad(set_to_none=True)
@@ -92,6 +92,7 @@ def _update(parts: TrainObjects, task: Task, settings: TrainSettings, planned: U
     parts.optimizer.step()
     if parts.ema is not None:
         parts.ema.update(parts.model, step)
+    getattr(parts.wrapped.method, "updated", dict)(window.values())
     return {
         "event": "update",
         "step": step,
