@@ -64,6 +64,7 @@ ARGUMENTS = {
     "raml": {"tau": 0.8, "vocabulary": 5},
     "sentence_oracle": {"teacher_forcing_ratio": 0.5, "end": 0},
     "teaforn": {},
+    "professor_forcing": {"size": 6},
     "no_history": {},
     "optimal_completion": {"end": 0},
     "gkd": {"teacher_forcing_ratio": 0.5, "teacher": Bigrams()},
@@ -86,6 +87,7 @@ OFF = {
     "raml": {"tau": 0.0, "vocabulary": 5},
     "sentence_oracle": {"teacher_forcing_ratio": 1.0, "end": 0},
     "teaforn": {"discount": 0.0},
+    "professor_forcing": {"weight": 0.0},
 }
 IDS_ONLY = (
     "two_pass",

@@ -27,6 +27,7 @@ ARGUMENTS = {
     "gaussian_noise": 'std = "matched"', "word_dropout": "teacher_forcing_ratio = 0.5",
     "raml": "tau = 0.5", "sentence_oracle": "teacher_forcing_ratio = 0.5",
     "replay_buffer": "share = 0.5\ncapacity = 8\nage = 2",
+    "professor_forcing": "size = 4",
 }  # fmt: skip
 # where the past is the context there is no warm-up in the history
 PAST = ("recurrent_forecaster", "article")

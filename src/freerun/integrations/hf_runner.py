@@ -17,8 +17,8 @@ from freerun.errors import CheckpointError, UserError
 from freerun.integrations.hf_adapt import adapt
 from freerun.integrations.hf_mistakes import label_notices, label_problems, tokenizer_problems
 from freerun.keys import fold
-from freerun.methods.base import refuse_modules, rehearsal
-from freerun.methods.controls import refuse_no_history
+from freerun.methods.base import rehearsal
+from freerun.methods.controls import refuse_modules, refuse_no_history
 from freerun.methods.report import StepStats, replacement_counts
 from freerun.objectives import CrossEntropy
 from freerun.rollin import resolve_engine
@@ -113,7 +113,7 @@ class MethodRunner:
 
     def __init__(self, trainer: Any, method: Any, loss_from: str) -> None:
         refuse_no_history(method)
-    refuse_modules(method)
+        refuse_modules(method)
         self.trainer = trainer
         self.loss_from = loss_from
         self._unsmoothed = method

@@ -20,8 +20,7 @@ from freerun.batch import Batch
 from freerun.errors import UserError
 from freerun.keys import fold
 from freerun.methods import FreeRunning, Method, TeacherForcing
-from freerun.methods.base import refuse_modules
-from freerun.methods.controls import refuse_no_history
+from freerun.methods.controls import refuse_modules, refuse_no_history
 from freerun.methods.report import StepStats
 from freerun.metrics.outputs import correct, sequence_correct
 from freerun.training.memory import try_longest

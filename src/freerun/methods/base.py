@@ -324,16 +324,6 @@ def _no_number(name: str, setting: Any) -> str:
     return f"{rule}; got {setting!r}{how}"
 
 
-def refuse_modules(method: Any) -> None:
-    """Refuse a method with modules of its own where somebody else's trainer makes the optimizer."""
-    if hasattr(method, "modules"):
-        raise UserError(
-            f"{method.name} has modules of its own to train (method.modules(model, batch)), and this trainer's optimizer "
-            "would have the model's weights alone: use freerun's training loop (fr.fit, freerun train), or a plain "
-            "PyTorch loop whose optimizer has both"
-        )
-
-
 def zero_unused(batch: Batch) -> Batch:
     """The batch with zeros for NaN and infinity in the history where nothing counts and nothing is replaced.
 

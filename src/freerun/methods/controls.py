@@ -302,6 +302,16 @@ def refuse_no_history(method: Any) -> None:
         )
 
 
+def refuse_modules(method: Any) -> None:
+    """Refuse a method with modules of its own where somebody else's trainer makes the optimizer."""
+    if hasattr(method, "modules"):
+        raise UserError(
+            f"{method.name} has modules of its own to train, method.modules(model, batch), and the optimizer of this "
+            "trainer has the model's weights alone: use freerun.fit or freerun train, or a plain PyTorch loop whose "
+            "optimizer has both"
+        )
+
+
 def without_history(batch: Batch) -> Batch:
     """The batch with zeros for what may be replaced of its history; prompts stay."""
     where = batch.replaceable if batch.is_discrete else batch.replaceable[..., None]

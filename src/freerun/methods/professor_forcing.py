@@ -47,7 +47,7 @@ class Discriminator(nn.Module):
     def forward(self, behaviour: Tensor, mask: Tensor) -> Tensor:
         """Return (rows,) logits of "teacher-forced" of behaviours (rows, time, width); each row of the mask counts."""
         lengths, order = mask.sum(1), (~mask).int().argsort(dim=1, stable=True)
-        first = behaviour.gather(1, order[..., None].expand_as(behaviour)).to(self.rnn.weight_ih_l0.dtype)
+        first = behaviour.gather(1, order[..., None].expand_as(behaviour)).to(self.rnn.all_weights[0][0].dtype)
         packed = pack_padded_sequence(first, lengths.cpu(), batch_first=True, enforce_sorted=False)
         states, _ = pad_packed_sequence(self.rnn(packed)[0], batch_first=True)
         used = torch.arange(states.shape[1], device=mask.device) < lengths[:, None]
@@ -70,8 +70,8 @@ class ProfessorForcing(TransformMethod):
     object trains one model.
 
     Args:
-        weight: w, a number of 0 or more or a schedule; as published 1. At 0 it is teacher forcing, and the discriminator
-            is not called.
+        weight: w, a number of 0 or more or a schedule; as published 1. At 0 it is teacher forcing, without a call of
+            the discriminator.
         both: also ``-w n log(1 - D(B(y)))``, which moves the states on gold towards those of free runs.
         size: of the discriminator, units.
         train_below: the discriminator is trained while its accuracy is below; as published 0.99.

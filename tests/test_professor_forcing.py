@@ -1,0 +1,196 @@
+"""Professor forcing against its formula written out, and the modules of a method in the training loop."""
+
+import copy
+import json
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
+
+import freerun as fr
+from builders import ForwardOnly, gradients, language_model, prompted, ragged, raises, refused, seq2seq
+from freerun.methods.controls import refuse_modules
+from freerun.training.parallelize import ParallelRun
+from freerun.training.processes import Processes
+from freerun.training.weights import unpack
+from test_conformance import vector_batch, vector_model
+from test_run_folder import killed_at
+from training_world import fingerprints, lines, train
+
+KEY, STEP = 5, 3
+BACKENDS = {
+    "gru": lambda: (seq2seq("gru"), ragged()),
+    "language model, left prompts": lambda: (language_model(), prompted("left")),
+    "forward only": lambda: (ForwardOnly(seq2seq()), ragged()),
+    "vectors": lambda: (vector_model(), vector_batch()),
+}
+
+
+def naive_logit(judge: Any, states: Tensor) -> Tensor:
+    """Of one row (n, width): both directions step by step, and the mean over positions."""
+
+    def direction(name: str, order: list[int]) -> dict[int, Tensor]:
+        weights = dict(judge.rnn.named_parameters())
+        w_i, w_h = weights[f"weight_ih_l0{name}"], weights[f"weight_hh_l0{name}"]
+        b_i, b_h = weights[f"bias_ih_l0{name}"], weights[f"bias_hh_l0{name}"]
+        h, found = torch.zeros(w_h.shape[1], dtype=states.dtype), {}
+        for t in order:
+            x_r, x_z, x_n = (w_i @ states[t] + b_i).chunk(3)
+            h_r, h_z, h_n = (w_h @ h + b_h).chunk(3)
+            z = torch.sigmoid(x_z + h_z)
+            h = (1 - z) * torch.tanh(x_n + torch.sigmoid(x_r + h_r) * h_n) + z * h
+            found[t] = h
+        return found
+
+    n = len(states)
+    there, back = direction("", list(range(n))), direction("_reverse", list(range(n - 1, -1, -1)))
+    return torch.stack([judge.mlp(torch.cat([there[t], back[t]])).squeeze() for t in range(n)]).mean()
+
+
+def seen(model: Any, batch: fr.Batch) -> Tensor:
+    if hasattr(model, "hidden"):
+        return model.hidden(batch)
+    outputs = model(batch)
+    return outputs.softmax(-1) if batch.is_discrete else outputs
+
+
+def naive(method: Any, model: Any, batch: fr.Batch, *, train: bool, fool: bool) -> tuple[dict[str, Tensor], Tensor]:
+    """Gradients of the model by loss_G alone and of the discriminator by loss_D alone, and the sum of both losses."""
+    judge = method.modules(model, batch, KEY)["discriminator"]
+    free = batch.replace(history=fr.free_running(gradient="none").transform(model, batch, STEP, KEY).history.detach())
+    nll = fr.teacher_forcing().run(model, batch, STEP, KEY)
+    on_gold, on_free = seen(model, batch), seen(model, free)
+    counted = sum(float(m.sum()) for m in batch.mask)
+    game, own = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    for row in range(batch.size):
+        here = batch.mask[row]
+        if not here.any():
+            continue
+        n = float(here.sum())
+        gold, run = on_gold[row][here], on_free[row][here]
+        game = game - n * logsigmoid(naive_logit(judge, run)) * method.weight
+        if method.both:
+            game = game - n * logsigmoid(-naive_logit(judge, gold)) * method.weight
+        own = (
+            own - n * logsigmoid(naive_logit(judge, gold.detach())) - n * logsigmoid(-naive_logit(judge, run.detach()))
+        )
+    loss_g = nll.total / nll.count + (game / counted if fool else 0)
+    loss_d = own / counted if train else 0 * own
+    found = {f"model.{n}": g for n, g in of(loss_g, model).items()}
+    found |= {f"judge.{n}": g for n, g in of(loss_d, judge).items()}
+    return found, (loss_g + loss_d).detach()
+
+
+def of(loss: Tensor, module: nn.Module) -> dict[str, Tensor]:
+    weights = dict(module.named_parameters())
+    grads = torch.autograd.grad(loss, list(weights.values()), allow_unused=True, retain_graph=True)
+    return {n: torch.zeros_like(w) if g is None else g for (n, w), g in zip(weights.items(), grads, strict=True)}
+
+
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize("backend", list(BACKENDS))
+@pytest.mark.parametrize(("accuracy", "train", "fool"), [(0.5, True, False), (0.9, True, True), (1.0, False, True)])
+def test_loss_and_gradients_are_those_of_the_formula(backend, both, accuracy, train, fool):
+    model, batch = BACKENDS[backend]()
+    method = fr.professor_forcing(0.7, both=both, size=3)
+    judge = method.modules(model, batch, KEY)["discriminator"]
+    method.load_state_dict({**method.state_dict(), "accuracy": accuracy})
+    expected, total = naive(method, model, batch, train=train, fool=fool)
+    outcome = method.run(model, batch, STEP, KEY)
+    assert torch.isclose(outcome.loss, total, rtol=1e-10)
+    got = {f"model.{n}": g for n, g in of(outcome.loss, model).items()}
+    got |= {f"judge.{n}": g for n, g in of(outcome.loss, judge).items()}
+    largest = max(float(each.abs().max()) for each in expected.values())
+    for name, value in expected.items():
+        assert float((got[name] - value).abs().max()) <= 1e-10 * largest, name
+    assert outcome.report["judged"] == 2 * int(batch.mask.any(1).sum())
+
+
+def test_off_has_no_discriminator_and_a_schedule_may_begin_there():
+    model, batch = BACKENDS["gru"]()
+    method = fr.professor_forcing(fr.schedules.linear(start=0.0, end=1.0, steps=4))
+    a = gradients(model, fr.teacher_forcing()(model, batch, 0, KEY))
+    b = gradients(model, method(model, batch, 0, KEY))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert method.state_dict() == {}
+
+
+def test_the_discriminator_depends_on_the_key_alone():
+    model, batch = BACKENDS["gru"]()
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    one, two, other = (fr.professor_forcing(size=3).modules(model, batch, key).state_dict() for key in (1, 1, 2))
+    assert torch.equal(before, torch.get_rng_state())
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert not torch.equal(one["discriminator.mlp.0.weight"], other["discriminator.mlp.0.weight"])
+
+
+def test_accuracy_is_that_of_the_step_before():
+    model, batch = BACKENDS["gru"]()
+    method = fr.professor_forcing(size=3)
+    first = [method.run(model, batch, 0, KEY).report for _ in range(2)]
+    with torch.no_grad():  # looking changes nothing
+        before = copy.deepcopy(method.state_dict())
+        method.run(model, batch, 1, KEY)
+        assert str(before) == str(method.state_dict())
+    method.run(model, batch, 1, KEY)
+    share = sum(each["correct"] for each in first) / sum(each["judged"] for each in first)
+    assert method.state_dict()["accuracy"] == share
+    method.updated({"discriminator_accuracy": 0.8})
+    assert method.state_dict()["accuracy"] == 0.8
+
+
+def test_what_cannot_be_is_refused():
+    refused("size must be a whole number", fr.professor_forcing, size=0)
+    refused("fool_above must be an accuracy", fr.professor_forcing, fool_above=-1)
+    refused("both must be True or False", fr.professor_forcing, both=1)
+    model, batch = BACKENDS["gru"]()
+    refused("reads a model's states", fr.professor_forcing(), nn.DataParallel(model), batch, 0)
+
+
+def test_a_resumed_run_is_unbroken_and_the_exported_model_is_the_model_alone(tmp_path):
+    def method() -> Any:
+        return fr.professor_forcing(size=4, fool_above=0.4)
+
+    same = method()
+    for folder in ("one", "two"):  # one object, two runs
+        train(tmp_path / folder, method=same)
+    killed_at(12, lambda: train(tmp_path / "three", method=method()))
+    saved = tmp_path / "three" / "checkpoints" / "step-00000010"
+    assert any(name.startswith("discriminator.") for name in unpack((saved / "method.safetensors").read_bytes()))
+    assert any(n.startswith("method.") for n in unpack((saved / "optimizer.safetensors").read_bytes()))
+    train(tmp_path / "three", method=method(), resume=True)
+    one, two, three = (fingerprints(tmp_path / folder) for folder in ("one", "two", "three"))
+    assert one == two == three
+    for path in (tmp_path / "one").rglob("model*.safetensors"):
+        assert not any("discriminator" in name for name in unpack(path.read_bytes()))
+    header = lines(tmp_path / "one", "header")[0]
+    assert header["method_parameters"] == sum(each.numel() for each in same.modules(None, None).parameters())
+    assert all(0 <= each["discriminator_accuracy"] <= 1 for each in lines(tmp_path / "one", "update"))
+
+
+def test_another_method_goes_on_with_a_run(tmp_path):
+    killed_at(12, lambda: train(tmp_path / "run", method=fr.professor_forcing(size=4)))
+    train(tmp_path / "run", method=fr.teacher_forcing(), resume=True, allow=["method"])
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["method"] == "teacher_forcing"
+    killed_at(12, lambda: train(tmp_path / "back", method=fr.teacher_forcing()))
+    train(tmp_path / "back", method=fr.professor_forcing(size=4), resume=True, allow=["method"])
+
+
+def test_a_discriminator_of_another_size_is_refused(tmp_path):
+    killed_at(12, lambda: train(tmp_path / "run", method=fr.professor_forcing(size=4)))
+    raises(
+        fr.errors.CheckpointError, "of another discriminator",
+        train, tmp_path / "run", method=fr.professor_forcing(size=5), resume=True, allow=["method"],
+    )  # fmt: skip
+
+
+def test_trainers_of_others_and_sharding_refuse_it():
+    model, batch = BACKENDS["gru"]()
+    refused("professor_forcing has modules of its own to train", refuse_modules, fr.professor_forcing())
+    refuse_modules(fr.teacher_forcing())
+    method = fr.professor_forcing(size=3)
+    owned = method.modules(model, batch, KEY)
+    refused("'fsdp' would shard", ParallelRun, model, method, Processes(0, 2), "fsdp", owned=owned)
