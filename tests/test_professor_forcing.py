@@ -194,3 +194,21 @@ def test_trainers_of_others_and_sharding_refuse_it():
     method = fr.professor_forcing(size=3)
     owned = method.modules(model, batch, KEY)
     refused("'fsdp' would shard", ParallelRun, model, method, Processes(0, 2), "fsdp", owned=owned)
+
+
+def test_an_optimizer_without_the_discriminator_is_refused():
+    model, batch = BACKENDS["gru"]()
+    method, whole = fr.professor_forcing(size=3), fr.professor_forcing(size=3)
+    alone = torch.optim.Adam(model.parameters())
+    both = torch.optim.Adam([*model.parameters(), *whole.modules(model, batch, KEY).parameters()])
+    for step in range(8):
+        for half in range(2):  # micro-batches of one update
+            whole(model, batch, step=step, key=KEY + half).backward()
+        both.step()
+
+    def loop():
+        for step in range(8):
+            method(model, batch, step=step, key=KEY).backward()
+            alone.step()
+
+    refused("has had a gradient in three updates and was never changed", loop)

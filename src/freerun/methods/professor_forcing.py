@@ -136,7 +136,9 @@ class ProfessorForcing(TransformMethod):
         for name in ("train_below", "fool_above"):
             value: Any = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 2:
-                found.append(f"{name} must be an accuracy in [0, 1] (above 1: always, for train_below); got {value!r}")
+                found.append(
+                    f"{name} must be an accuracy in [0, 1], or up to 2 for always (train_below) or never (fool_above); got {value!r}"
+                )
         return found
 
     @property
@@ -241,12 +243,28 @@ class ProfessorForcing(TransformMethod):
         total, judged = self._game(judge, (gold, free), batch, weight, (train, fool))
         if torch.is_grad_enabled():
             memory = self._memory
+            self._refuse_untrained(judge, step, train)
             memory |= {"step": float(step), **{n: memory.get(n, 0.0) + judged[n] for n in ("correct", "judged")}}
         positions = _positions(batch).sum()
         scale = torch.where(positions > 0, outcome.count / positions.clamp(min=torch.finfo(positions.dtype).tiny), 0)
         report = {n: float(run[n]) + 1 for n in ("passes", "work")} | {"engine": run["engine"], **judged}
         more = (scale * total).to(outcome.total.dtype)
         return outcome.made(total=outcome.total + more, report={**outcome.report, **report})
+
+    def _refuse_untrained(self, judge: Discriminator, step: int, train: bool) -> None:
+        """Refuse a loop whose optimizer does not have the discriminator: its weights have not moved in three updates."""
+        memory = self._memory
+        if memory.get("step") == step:
+            return
+        now = torch.stack([weight.detach().flatten()[0] for weight in judge.parameters()])
+        before = memory.get("weights")
+        still = memory.get("still", 0) + 1 if before is not None and torch.equal(now, before) else 0
+        if still == 3:
+            raise UserError(
+                f"the discriminator of {self.name} has had a gradient in three updates and was never changed: give the "
+                "optimizer [*model.parameters(), *method.modules(model, batch, key).parameters()]"
+            )
+        memory |= {"weights": now, "still": still if train else memory.get("still", 0)}
 
     def _open(self, step: int) -> tuple[bool, bool]:
         """Whether the discriminator is trained, and whether the model is to fool it, by the update before."""
