@@ -136,9 +136,7 @@ class ProfessorForcing(TransformMethod):
         for name in ("train_below", "fool_above"):
             value: Any = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 2:
-                found.append(
-                    f"{name} must be an accuracy in [0, 1], or up to 2 for always (train_below) or never (fool_above); got {value!r}"
-                )
+                found.append(f"{name} must be an accuracy in [0, 1], above 1 for always or never; got {value!r}")
         return found
 
     @property
@@ -252,7 +250,7 @@ class ProfessorForcing(TransformMethod):
         return outcome.made(total=outcome.total + more, report={**outcome.report, **report})
 
     def _refuse_untrained(self, judge: Discriminator, step: int, train: bool) -> None:
-        """Refuse a loop whose optimizer does not have the discriminator: its weights have not moved in three updates."""
+        """Refuse a loop whose optimizer lacks the discriminator: its weights have not moved in three updates."""
         memory = self._memory
         if memory.get("step") == step:
             return

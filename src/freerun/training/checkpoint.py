@@ -190,8 +190,10 @@ def restore(parts: TrainObjects, saved: Saved | None, state: TrainState) -> None
     averaged = parts.processes.broadcast(saved.averaged if saved else None)
     if parts.ema is not None and averaged:
         parts.ema.load(averaged)
-    load_method: Any = getattr(parts.wrapped.method, "load_state_dict", dict)
-    load_method({**state.method, **parts.processes.broadcast(saved.method if saved else None)})
+    known = {**state.method, **parts.processes.broadcast(saved.method if saved else None)}
+    if known:  # of another method there is none, and an empty state would drop modules that the optimizer has
+        load_method: Any = getattr(parts.wrapped.method, "load_state_dict", dict)
+        load_method(known)
 
 
 def _read_state(stored: Stored) -> _State:
