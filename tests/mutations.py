@@ -154,7 +154,7 @@ MUTATIONS: tuple[Mutation, ...] = (
              (CHECK + "[gemma2]", CHECK + "[cohere]", CHECK + "[bart]")),
     Mutation("the encoder's mask is dropped", "EncoderDecoder.source",
             'if name != "attention_mask" or not self.accepts(name)}', "}",
-             (ONE + "[t5-float64]", MIXED + "[t5-greedy]")),
+             (CHECK + "[t5]", CHECK + "[bart]")),
     Mutation("pads that the model predicts are hidden", "HuggingFaceModel.read_ids",
              'torch.ones(ids.shape[:2], dtype=torch.int64, device=context.first.device)',
              '(ids != 0).long() if ids.dim() == 2 else torch.ones(ids.shape[:2], dtype=torch.int64)',

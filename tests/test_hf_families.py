@@ -12,7 +12,7 @@ from builders import assert_same_gradients, gradients
 from families import CAUSAL, FAMILIES, LENGTHS, PAD, PROMPTS, SEQ2SEQ, VOCAB, collated
 from freerun import draws, hf
 from freerun.batch import Batch
-from freerun.types import Cached, Embedder, Split, Stepper
+from freerun.types import Cached, Embedder, Encoder, Split, Stepper
 from oracles_hf import KEY, NUMBERS, STEP, Row, assert_histories, engines, full_prefix, predicted, rows_of
 
 # an encoder-decoder of two parts warns of decoder ids beside labels, which are the whole point
@@ -255,6 +255,8 @@ def test_a_family_passes_its_check_and_keeps_what_it_can(name):
     assert isinstance(m, Split)
     assert hidden.shape[-1] == 16, str(m.findings)
     assert isinstance(m, Cached) == (name in RAGGED), str(m.findings)
+    # an encoding that is read otherwise than its source is left out
+    assert isinstance(m, Encoder) == (name in SEQ2SEQ), str(m.findings)
 
 
 @pytest.mark.parametrize("name", EACH)
