@@ -39,6 +39,16 @@ class Bigrams(torch.nn.Module):
         return self.table[before]
 
 
+def least(batch, history):
+    """Another target than gold, at every position."""
+    return torch.zeros_like(history)
+
+
+def gold(batch, history):
+    """The expert with which DAgger is scheduled sampling."""
+    return batch.targets
+
+
 ARGUMENTS = {
     "teacher_forcing": {},
     "free_running": {},
@@ -68,6 +78,7 @@ ARGUMENTS = {
     "no_history": {},
     "optimal_completion": {"end": 0},
     "gkd": {"teacher_forcing_ratio": 0.5, "teacher": Bigrams()},
+    "dagger": {"teacher_forcing_ratio": 0.5, "expert": least},
 }
 # arguments with which a method is off, and must be teacher forcing bit for bit
 OFF = {
@@ -88,6 +99,7 @@ OFF = {
     "sentence_oracle": {"teacher_forcing_ratio": 1.0, "end": 0},
     "teaforn": {"discount": 0.0},
     "professor_forcing": {"weight": 0.0},
+    "dagger": {"teacher_forcing_ratio": 1.0, "expert": gold},
 }
 IDS_ONLY = (
     "two_pass",
@@ -251,11 +263,6 @@ def doubled(outputs, batch):
     return 2 * total, count
 
 
-def least(batch, history):
-    """Another target than gold, at every position."""
-    return torch.zeros_like(history)
-
-
 # another value for every parameter that any method has: a new one is listed, and its loss is looked at
 OTHER = {
     "teacher_forcing_ratio": 0.3, "draw": {True: "greedy", False: "point"}, "gate": "sequence", "engine": 1,
@@ -266,6 +273,7 @@ OTHER = {
     "noise": "same_sentence", "vocabulary": 4, "frequencies": (1.0,) * 5, "exclude_gold": True, "drawn": False,
     "alpha": 0.9, "tau": 3, "context_ratio": 0.2, "std": 0.1, "end": 0, "margin": 1, "target": least,
     "blank": 1, "each": "symbol", "weighted": False, "beams": 1, "cost": "edit_distance", "discount": 0.0, "beta": 0.1,
+    "expert": "optimal_completion",
 }  # fmt: skip
 
 

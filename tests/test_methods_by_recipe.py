@@ -127,6 +127,9 @@ def test_a_method_trains_a_kind_of_model_or_is_refused_before_anything_is_writte
     only = METHODS[name].only_for
     fits = only is None or (only[0] == "values") == (world in VALUES)
     more = 'mix = "argmax"' if name == "confidence_aware" and fits else ""
+    if name == "dagger":
+        end = ", end = 0" if world == "transformer_lm" else ""
+        more = f'expert = {{ target = "optimal_completion"{end} }}'
     code = trained(made, tmp_path, world, name, more)
     printed = capsys.readouterr().err
     if not fits:
@@ -138,6 +141,9 @@ def test_a_method_trains_a_kind_of_model_or_is_refused_before_anything_is_writte
     elif name in ("optimal_completion", "minimum_risk", "self_critical") and world == "transformer_lm":
         assert code == 2
         assert "the model has no end symbol of its own: pass end=" in printed
+    elif name == "dagger" and world in (*VALUES, "transformer_lm"):  # a recipe names an expert of sentences alone
+        assert code == 2
+        assert "optimal completions are of symbols" in printed or "is not the end symbol" in printed
     elif name == "word_dropout" and world == "transformer_lm":
         assert code == 2
         assert "blank=None is no id" in printed

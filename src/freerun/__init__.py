@@ -77,6 +77,7 @@ if TYPE_CHECKING:
         unlikelihood as unlikelihood,
         word_dropout as word_dropout,
     )
+    from freerun.methods.dagger import dagger as dagger
     from freerun.models import MODELS as MODELS, StepModel as StepModel
     from freerun.rollin import ENGINES as ENGINES, Draft as Draft, Window as Window
     from freerun.schedules import SCHEDULES as SCHEDULES
@@ -100,6 +101,7 @@ _NAMES = {
     "sparse_teacher_forcing teacher_forcing teaforn token_noise two_pass unlikelihood word_dropout",
     "models": "MODELS StepModel",
     "schedules": "SCHEDULES",
+    "methods.dagger": "dagger",
     "rollin": "Draft ENGINES Window",
     "types": "Batch Outcome Step",
 }

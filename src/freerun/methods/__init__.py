@@ -4,6 +4,7 @@ from typing import Any
 
 from freerun.methods.base import Citation, Method
 from freerun.methods.controls import ConfusionNoise, ErrorLaw, NoHistory, WithoutHistory, confusion_noise, no_history
+from freerun.methods.dagger import DAgger, dagger
 from freerun.methods.data_as_demonstrator import (
     DataAsDemonstratorOnline,
     data_as_demonstrator,
@@ -51,6 +52,7 @@ __all__ = [
     "Citation",
     "ConfidenceAware",
     "ConfusionNoise",
+    "DAgger",
     "DataAsDemonstratorOnline",
     "DiffusionNoise",
     "ErrorLaw",
@@ -83,6 +85,7 @@ __all__ = [
     "bptt_sa",
     "confidence_aware",
     "confusion_noise",
+    "dagger",
     "data_as_demonstrator",
     "data_as_demonstrator_online",
     "demonstrations",
@@ -129,6 +132,7 @@ METHODS: dict[str, type[Any]] = {
     "optimal_completion": OptimalCompletionDistillation,
     "gkd": GKD,
     "professor_forcing": ProfessorForcing,
+    "dagger": DAgger,
     "multi_step": MultiStep,
     "pushforward": Pushforward,
     "replay_buffer": ReplayBuffer,
