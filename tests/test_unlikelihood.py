@@ -1,10 +1,21 @@
 """Unlikelihood: its loss and gradient are those of nested loops; rows do not know each other; it never overflows."""
 
+import math
+
 import pytest
 import torch
 
 import freerun as fr
-from builders import assert_same_gradients, gradients, ragged, refused, seq2seq, transformer
+from builders import (
+    assert_same_gradients,
+    gradients,
+    language_model,
+    prompted,
+    ragged,
+    refused,
+    seq2seq,
+    transformer,
+)
 from oracles_methods import unlikelihood
 
 
@@ -57,3 +68,106 @@ def test_prompts_and_padding_neither_penalise_nor_are_penalised():
 def test_values_have_no_symbols():
     values = torch.zeros(1, 2, 1)
     refused("penalises symbols", fr.unlikelihood(), lambda batch: batch.history, fr.Batch(values), 0)
+
+
+def by_hand(model, batch: fr.Batch, method, end: int | None):
+    """Cross-entropy on gold, and each row's own run: the tokens of n-grams that began before in it."""
+    total = torch.zeros((), dtype=torch.float64)
+    golds = [batch.targets[b][batch.mask[b]].tolist() for b in range(batch.size)]
+    log = model(batch).log_softmax(-1)
+    for b, gold in enumerate(golds):
+        at = batch.mask[b].nonzero().flatten()
+        total = total - sum(log[b, t, symbol] for t, symbol in zip(at, gold, strict=True))
+        run = batch.history[b, : int(at[0])].tolist() + gold[: math.floor(method.prefix * len(gold))]
+        begin, context = len(run), None if batch.context is None else batch.select(torch.tensor([b])).context
+
+        def outputs(ids, context=context):
+            return model(fr.Batch(torch.tensor([ids]), context=context))[0]
+
+        while len(run) < int(at[-1]) + 1 and (end is None or end not in run[begin:]):
+            run.append(int(outputs([*run, 0])[-1].argmax()))
+        seen, repeated = set(), set()
+        for t in range(begin, len(run) - method.ngram + 1):
+            gram = tuple(run[t : t + method.ngram])
+            repeated |= set(range(t, t + method.ngram)) if gram in seen else set()
+            seen.add(gram)
+        p = outputs(run).softmax(-1)
+        total = total - method.alpha * sum((1 - p[t, run[t]]).log() for t in repeated)
+    return total
+
+
+def long_rows(size: int = 5) -> fr.Batch:
+    """Rows of up to 24 targets, so that runs have room to repeat themselves."""
+    return ragged(size=size, time=24)
+
+
+@pytest.mark.parametrize("build", [lambda: seq2seq("gru"), transformer])
+@pytest.mark.parametrize("arguments", [{"ngram": 2, "end": 0}, {"ngram": 1, "prefix": 0.0}, {"alpha": 0.3, "ngram": 3}])
+def test_the_sequence_level_is_that_of_the_papers_loop(build, arguments):
+    model, batch = build(), long_rows()
+    method = fr.unlikelihood(level="sequence", **arguments)
+    outcome = method.run(model, batch, 1, 2)
+    expected = by_hand(model, batch, method, method.end)
+    assert outcome.report["repeated"] > 0
+    assert int(outcome.count) == int(batch.mask.sum())
+    assert abs((outcome.total - expected).item()) < 1e-10 * abs(expected.item())
+    assert_same_gradients(gradients(model, outcome.total), gradients(model, expected))
+
+
+def test_runs_of_a_language_model_go_on_from_its_prompts_without_an_end():
+    model, batch = language_model("learned"), prompted("right", time=16)
+    method = fr.unlikelihood(level="sequence", ngram=1)
+    outcome = method.run(model, batch, 1, 2)
+    expected = by_hand(model, batch, method, None)
+    assert outcome.report["repeated"] > 0
+    assert abs((outcome.total - expected).item()) < 1e-10 * abs(expected.item())
+    assert_same_gradients(gradients(model, outcome.total), gradients(model, expected))
+
+
+@pytest.mark.parametrize("draw", ["greedy", "sample"])
+def test_rows_of_the_sequence_level_are_independent(draw):
+    model, batch = seq2seq("gru"), long_rows()
+    method = fr.unlikelihood(level="sequence", ngram=2, draw=draw)
+    full = method.run(model, batch, 1, 2)
+    rows = [method.run(model, batch.select(torch.tensor([r])), 1, 2) for r in range(batch.size)]
+    assert full.report["repeated"] == sum(each.report["repeated"] for each in rows) > 0
+    assert full.total.item() == pytest.approx(sum(each.total.item() for each in rows), abs=1e-10)
+
+
+def test_the_sequence_level_is_off_without_another_call():
+    model, batch, calls = seq2seq("gru"), ragged(), []
+    model.register_forward_pre_hook(lambda *_: calls.append(1))
+    off = fr.unlikelihood(0.0, level="sequence").run(model, batch, 1, 2)
+    assert len(calls) == 1
+    assert torch.equal(off.total, fr.teacher_forcing().run(model, batch, 1, 2).total)
+
+
+def test_runs_too_short_to_repeat_cost_nothing():
+    model, batch = seq2seq("gru"), ragged()
+    outcome = fr.unlikelihood(level="sequence", ngram=50).run(model, batch, 1, 2)
+    assert outcome.report["repeated"] == 0
+    assert outcome.total.item() == fr.teacher_forcing().run(model, batch, 1, 2).total.item()
+
+
+def test_training_at_the_sequence_level_makes_runs_repeat_less():
+    """A model that loops: after 100 updates on runs of 20 entries fewer than half as many of them are repetitions."""
+    g = torch.Generator().manual_seed(0)
+    ids = torch.randint(1, 5, (16, 20), generator=g)
+    model, batch = language_model().float(), fr.Batch(ids)
+    method = fr.unlikelihood(5.0, level="sequence", ngram=3, prefix=0.1)
+    before = method.run(model, batch, 0, 0).report["repeated"]
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for step in range(100):
+        optimizer.zero_grad()
+        method(model, batch, step, 0).backward()
+        optimizer.step()
+    after = method.run(model, batch, 0, 0).report["repeated"]
+    assert before > 50
+    assert after < before / 2
+
+
+def test_what_the_other_level_has_is_refused():
+    refused(("ngram is of own runs", "draw is of own runs"), fr.unlikelihood, ngram=3, draw="sample")
+    refused(("prefix must be a share", "loss_on has no effect"), fr.unlikelihood, 1.0, level="sequence", prefix=1.0,
+            loss_on="last")  # fmt: skip
+    refused("level must be", fr.unlikelihood, level="word")

@@ -63,7 +63,15 @@ def row_limits(batch: Batch, margin: int) -> Tensor:
 
 
 def own_runs(
-    model: Any, batch: Batch, *, draw: str | Draw, key: int, step: int, end: int, margin: int, num_samples: int = 1
+    model: Any,
+    batch: Batch,
+    *,
+    draw: str | Draw,
+    key: int,
+    step: int,
+    end: int | None,
+    margin: int,
+    num_samples: int = 1,
 ) -> Batch:
     """Runs of the model from each row's prompt to its own end, without gradient.
 
@@ -73,7 +81,7 @@ def own_runs(
         draw: "sample", "greedy" or a draw.
         key: with ``step`` and a row's number all that the noise depends on.
         step: the optimizer step.
-        end: id that ends a row.
+        end: id that ends a row; None: every run is as long as it may become.
         margin: a run is cut so many entries beyond the row's counted targets.
         num_samples: runs of each row, side by side: rows r * num_samples to (r + 1) * num_samples - 1.
 
