@@ -79,6 +79,7 @@ ARGUMENTS = {
     "optimal_completion": {"end": 0},
     "gkd": {"teacher_forcing_ratio": 0.5, "teacher": Bigrams()},
     "dagger": {"teacher_forcing_ratio": 0.5, "expert": least},
+    "consistency": {"teacher_forcing_ratio": 0.5, "alpha": 0.7},
 }
 # arguments with which a method is off, and must be teacher forcing bit for bit
 OFF = {
@@ -100,12 +101,14 @@ OFF = {
     "teaforn": {"discount": 0.0},
     "professor_forcing": {"weight": 0.0},
     "dagger": {"teacher_forcing_ratio": 1.0, "expert": gold},
+    "consistency": {"teacher_forcing_ratio": 1.0},
 }
 IDS_ONLY = (
     "two_pass",
     "confidence_aware",
     "token_noise",
     "unlikelihood",
+    "consistency",
     "optimal_completion",
     "raml",
     "sentence_oracle",

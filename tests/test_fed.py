@@ -76,6 +76,7 @@ IDS = {
     "word_dropout": {"teacher_forcing_ratio": 0.5, "blank": 0}, "raml": {"tau": 0.8},
     "sentence_oracle": {"teacher_forcing_ratio": 0.4},
     "professor_forcing": {"size": 4},
+    "consistency": {"teacher_forcing_ratio": 0.4},
     "dagger": {"expert": lambda batch, history: batch.targets},
 }  # fmt: skip
 VALUES = {

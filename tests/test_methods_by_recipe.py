@@ -25,7 +25,7 @@ ARGUMENTS = {
     "pushforward": "horizon = 2", "sparse_teacher_forcing": "tau = 2", "generalised_teacher_forcing": "alpha = 0.5",
     "reverse_scheduled_sampling": "context_ratio = 0.5\nteacher_forcing_ratio = 0.5",
     "gaussian_noise": 'std = "matched"', "word_dropout": "teacher_forcing_ratio = 0.5",
-    "raml": "tau = 0.5", "sentence_oracle": "teacher_forcing_ratio = 0.5",
+    "consistency": "teacher_forcing_ratio = 0.5", "raml": "tau = 0.5", "sentence_oracle": "teacher_forcing_ratio = 0.5",
     "replay_buffer": "share = 0.5\ncapacity = 8\nage = 2",
     "professor_forcing": "size = 4",
 }  # fmt: skip

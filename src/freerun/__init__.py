@@ -77,6 +77,7 @@ if TYPE_CHECKING:
         unlikelihood as unlikelihood,
         word_dropout as word_dropout,
     )
+    from freerun.methods.consistency import consistency as consistency
     from freerun.methods.dagger import dagger as dagger
     from freerun.models import MODELS as MODELS, StepModel as StepModel
     from freerun.rollin import ENGINES as ENGINES, Draft as Draft, Window as Window
@@ -101,6 +102,7 @@ _NAMES = {
     "sparse_teacher_forcing teacher_forcing teaforn token_noise two_pass unlikelihood word_dropout",
     "models": "MODELS StepModel",
     "schedules": "SCHEDULES",
+    "methods.consistency": "consistency",
     "methods.dagger": "dagger",
     "rollin": "Draft ENGINES Window",
     "types": "Batch Outcome Step",

@@ -3,6 +3,7 @@
 from typing import Any
 
 from freerun.methods.base import Citation, Method
+from freerun.methods.consistency import Consistency, consistency
 from freerun.methods.controls import ConfusionNoise, ErrorLaw, NoHistory, WithoutHistory, confusion_noise, no_history
 from freerun.methods.dagger import DAgger, dagger
 from freerun.methods.data_as_demonstrator import (
@@ -52,6 +53,7 @@ __all__ = [
     "Citation",
     "ConfidenceAware",
     "ConfusionNoise",
+    "Consistency",
     "DAgger",
     "DataAsDemonstratorOnline",
     "DiffusionNoise",
@@ -85,6 +87,7 @@ __all__ = [
     "bptt_sa",
     "confidence_aware",
     "confusion_noise",
+    "consistency",
     "dagger",
     "data_as_demonstrator",
     "data_as_demonstrator_online",
@@ -133,6 +136,7 @@ METHODS: dict[str, type[Any]] = {
     "gkd": GKD,
     "professor_forcing": ProfessorForcing,
     "dagger": DAgger,
+    "consistency": Consistency,
     "multi_step": MultiStep,
     "pushforward": Pushforward,
     "replay_buffer": ReplayBuffer,

@@ -184,17 +184,27 @@ class GKD(ScheduledSampling):
 
     def finish(self, outputs: Tensor | Counted, fed: Batch, report: dict[str, float | str]) -> Outcome:
         """The divergence from the teacher after the same history, at the positions that count."""
-        if isinstance(outputs, Counted):
-            logits, index = outputs.outputs, outputs.index
-        else:
-            index = fed.mask.flatten().nonzero().squeeze(1)
-            logits = outputs.flatten(0, 1).index_select(0, index)
-        weights = None if fed.weights is None else fed.weights.flatten().index_select(0, index)
+        logits, index, weights = counted_logits(outputs, fed)
         part = _Part(self.beta, self.temperature, self.teacher.outputs(fed, index), weights)
         total = cast(Tensor, _Summed.apply(logits, part))
         count = total.new_tensor(len(index)) if weights is None else weights.sum().to(total.dtype)
         counts = {"support_common": part.common, "support_of": len(index) * min(_NEAR, logits.shape[1])}
         return Outcome(total, count, cast(Tensor, outputs), fed, {**report, **counts, "teacher_passes": 1})
+
+
+def counted_logits(outputs: Tensor | Counted, fed: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
+    """(n, vocab) logits at the positions that count, (n,) these in the flattened batch, and their weights."""
+    if isinstance(outputs, Counted):
+        logits, index = outputs.outputs, outputs.index
+    else:
+        index = fed.mask.flatten().nonzero().squeeze(1)
+        logits = outputs.flatten(0, 1).index_select(0, index)
+    return logits, index, None if fed.weights is None else fed.weights.flatten().index_select(0, index)
+
+
+def summed_divergence(logits: Tensor, teacher: Callable[[int, int], Tensor], weights: Tensor | None) -> Tensor:
+    """``sum_t w_t KL(P_T || P_S)`` of (n, vocab) student logits and what ``Teacher.outputs`` returns."""
+    return cast(Tensor, _Summed.apply(logits, _Part(0.0, 1.0, teacher, weights)))
 
 
 def divergence(student: Tensor, teacher: Tensor, beta: float) -> Tensor:
