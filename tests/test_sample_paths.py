@@ -150,7 +150,8 @@ def test_prompts_of_several_lengths_are_read_once_for_all_samples():
      (blank(1), {"beams": 3}, "num_samples = 5"),
      (fr.Batch(torch.zeros(1, 3, 1)), {"draw": "expected"}, "draw expected would be equal: use draw='gaussian'"),
      (fr.Batch(torch.zeros(1, 3, 1)), {}, "would be equal"),
-     (blank(1), {"draw": "sample", "num_samples": 0}, "num_samples must be at least 1; got 0")],
+     (blank(1), {"draw": "sample", "num_samples": 0}, "num_samples must be at least 1; got 0"),
+     (blank(1), {"num_samples": 0}, "num_samples must be at least 1; got 0$")],
 )  # fmt: skip
 def test_samples_that_would_be_equal_are_refused(batch, settings, problem):
     with pytest.raises(fr.UserError, match=problem):

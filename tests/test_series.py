@@ -347,6 +347,8 @@ def test_files_that_cannot_be_read(csv, tmp_path):
     ):  # fmt: skip
         refused(message, load_series, tmp_path / name, HOURLY)
     refused(r"is the separator ',' right\?", load_series, csv(["1;2"], "a;b"), SeriesOptions())
+    tabs = r"2: has 1 cell, and the first line names 2 columns; where '\\t' is between the columns, set separator ="
+    refused(tabs, load_series, csv(["2001\t7"], "year\tprice, EUR"), SeriesOptions())
     refused("more than once", load_series, csv(["1,2"], "a,a"), SeriesOptions())
     refused("has no rows", load_series, csv([]), SeriesOptions())
 

@@ -486,8 +486,13 @@ def _short_lines(file: Path, lines: Sequence[bytes], width: int, separator: byte
 
     def line(number: int) -> str:
         cells = lines[number].count(separator) + 1
-        return f"{file}:{number + 1}: has {cells} cells, and the first line names {width} columns"
+        has = f"{cells} cell{'s' * (cells > 1)}"
+        return f"{file}:{number + 1}: has {has}, and the first line names {width} columns{advice}"
 
+    # a heading such as "year<tab>price, EUR" holds both marks, and one of them only as often as the rows do
+    marks = [mark for mark in ";\t,|" if short and mark.encode() != separator and mark.encode() in lines[0]]
+    fits = [mark for mark in marks if lines[short[0]].count(mark.encode()) == lines[0].count(mark.encode())]
+    advice = f"; where {fits[0]!r} is between the columns, set separator = {json.dumps(fits[0])}" if fits else ""
     return [text for _, text in few_lines(short, len(lines), line, "lines")]
 
 

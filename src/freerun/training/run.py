@@ -196,19 +196,24 @@ def evaluate_dev(run: Run) -> None:
     for kind, numbers in scores.items():
         run.board.write(numbers, step, f"dev/{kind}")
     run.dev = f"dev {select} {value:.3f}"
-    standing = _standing(step, run.state.best_step, run.state.best_value)
+    near = improves(select, value, run.state.best_value)  # and where it is not kept: by too little
+    standing = _standing(step, run.state.best_step, run.state.best_value, near=near)
     run.progress.note(f"dev after {step} updates: {select} {value:.3f} ({standing}), {seconds:.1f} s")
 
 
-def _standing(step: int, best_step: int | None, best: float | None) -> str:
+def _standing(step: int, best_step: int | None, best: float | None, near: bool = False) -> str:
     """Return how a score compares with those before it.
 
     >>> _standing(5, 5, 0.25), _standing(9, 5, 0.25), _standing(5, None, None)
     ('best so far', 'best 0.250 at 5', 'no score was finite so far')
+    >>> _standing(9, 5, 0.25, near=True)
+    'too little better to replace 0.250 at 5'
     """
     if best is None:
         return "no score was finite so far"
-    return "best so far" if best_step == step else f"best {best:.3f} at {best_step}"
+    if best_step == step:
+        return "best so far"
+    return f"{'too little better to replace' if near else 'best'} {best:.3f} at {best_step}"
 
 
 def _score_dev(run: Run) -> tuple[TrainState, dict[str, Any], float]:
