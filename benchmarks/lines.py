@@ -34,11 +34,13 @@ class Options:
         repetitions: of every variant.
         device: "cpu" or "cuda".
         amp: train in bfloat16 autocast; the draft is then certified in that precision.
+        widths: of the windows that are timed.
     """
 
     repetitions: int = 15
     device: str = "cpu"
     amp: bool = False
+    widths: tuple[int, ...] = (1, 2, 4, 8)
 
 
 def exact_engines(case: Case, options: Options) -> dict[str, tuple[Any, Sample]]:
@@ -47,7 +49,7 @@ def exact_engines(case: Case, options: Options) -> dict[str, tuple[Any, Sample]]
     engines: dict[str, tuple[Any, Sample]] = {"step": ("step", plain)} if supports(case.model, Stepper) else {}
     engines |= {"jacobi, Gumbel": ("jacobi", GUMBEL), "jacobi, inverse CDF": ("jacobi", plain)}
     if supports(case.model, Cached):
-        engines |= {f"window {width}": (fr.Window(width), plain) for width in (1, 2, 4, 8)}
+        engines |= {f"window {width}": (fr.Window(width), plain) for width in options.widths}
     if case.kind != "lstm-attention":
         engines["draft float32"] = (fr.Draft(torch.float32), GUMBEL)
         if native_bfloat16(options.device):

@@ -4,7 +4,7 @@ Parallel passes (``engine="jacobi"``) include the last, certifying one; rows are
 work, in forwards of the full batch, is less than their number. Windows read every position about once; their calls are
 counted. The number of passes depends on the coupling of the draw.
 
-Run: python benchmarks/passes.py [--run RUN] [--markdown] [--svg FILE]
+Run: python benchmarks/passes.py [--updates 300] [--markdown] [--svg FILE]
 """
 
 from __future__ import annotations
@@ -37,41 +37,15 @@ LENGTHS = (16, 32, 64, 128)
 WIDTHS = (1, 8)
 
 
-def windows_of_run(folder: str, lengths: Sequence[int], rows: int, batches: int) -> tuple[nn.Module, str, Any]:
-    """Return a language model of a finished run, its description, and batches of its dev text by length.
-
-    Raises:
-        UserError: the run is not of a language model.
-    """
-    from freerun.data import TextData
-    from freerun.recipes import load_recipe
-    from freerun.recipes.load import load_run
-    from freerun.recipes.train import build_data
-
-    run = load_run(folder)
-    recipe = load_recipe(str(Path(folder) / "recipe.toml"))
-    data = build_data(recipe.data, recipe.model)
-    if not isinstance(data, TextData):
-        raise fr.UserError(
-            f"{folder}: passes are counted against length, on texts; this run was trained on {data.name}"
-        )
-    text = data.codec.ids(data.parts["dev"])
-    starts = torch.arange(rows * batches) * (len(text) // (rows * batches) - 1)
-    found = {length: _batches(text[starts[:, None] + torch.arange(length)], rows) for length in lengths}
-    about = f"{recipe.name}, {recipe.train.updates:,} updates on windows of {data.options.length}"
-    return run.model, about, found
-
-
 def _batches(ids: torch.Tensor, rows: int) -> list[fr.Batch]:
     return [fr.Batch(part, part, torch.ones_like(part, dtype=torch.bool)) for part in ids.split(rows)]
 
 
-def random_windows(lengths: Sequence[int], rows: int, batches: int) -> tuple[nn.Module, str, Any]:
-    """The same with random weights and random ids."""
-    shape = Shape(128, 4, rows * batches, max(lengths), 100)
-    case = made_case("decoder-only", shape)
+def windows(lengths: Sequence[int], rows: int, batches: int, updates: int) -> tuple[nn.Module, str, Any]:
+    """A language model, trained for some updates on the longest windows, its description, and batches by length."""
+    case = made_case("decoder-only", Shape(128, 4, rows * batches, max(lengths), 100), updates=updates)
     ids = case.batches[0].targets
-    return case.model, "random weights", {length: _batches(ids[:, :length], rows) for length in lengths}
+    return case.model, case.weights, {length: _batches(ids[:, :length], rows) for length in lengths}
 
 
 def counted(model: nn.Module, batches: Any, ratios: Sequence[float] = RATIOS) -> list[dict[str, Any]]:
@@ -120,7 +94,7 @@ def _cell(one: dict[str, Any], engine: str) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Count, print, draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", help="a finished run of a language model; without it the weights are random")
+    parser.add_argument("--updates", type=int, default=0, help="of training on source code before counting")
     parser.add_argument("--lengths", default=",".join(map(str, LENGTHS)), help="positions, with commas")
     parser.add_argument("--rows", type=int, default=32, help="of a batch: passes are those of its slowest row")
     parser.add_argument("--batches", type=int, default=2)
@@ -130,10 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     lengths = [int(length) for length in arguments.lengths.split(",")]
-    if arguments.run:
-        model, about, batches = windows_of_run(arguments.run, lengths, arguments.rows, arguments.batches)
-    else:
-        model, about, batches = random_windows(lengths, arguments.rows, arguments.batches)
+    model, about, batches = windows(lengths, arguments.rows, arguments.batches, arguments.updates)
     found = counted(model.eval(), batches)
     if arguments.svg:
         arguments.svg.write_text(figure(found), encoding="utf-8")

@@ -72,19 +72,30 @@ def chosen_cases(arguments: argparse.Namespace) -> Iterator[tuple[Case, tuple[fl
                 yield made_case(kind, shape, arguments.device, arguments.updates), shape.ratios, number == 0
 
 
-def measure(arguments: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
-    """Everything requested: ``lines`` of the price table, ``slow`` loops, ``dropout``."""
-    found: dict[str, list[dict[str, Any]]] = {"lines": [], "slow": [], "dropout": []}
+def measured_parts(arguments: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Everything requested, one after another: ``lines`` of the price table, ``slow`` loops, ``dropout``."""
     for case, ratios, first in chosen_cases(arguments):
-        options = Options(1 if arguments.quick else arguments.repetitions, arguments.device, arguments.amp)
+        options = Options(
+            1 if arguments.quick else arguments.repetitions,
+            arguments.device,
+            arguments.amp,
+            widths=(1, 2, 4, 8)[: 4 if first else 1],
+        )
         for n, ratio in enumerate(_ratios(arguments, ratios, first)):
             _progress(f"{case.kind} {case.title}, ratio {ratio:g}")
-            found["lines"].append(line(case, ratio, options, warm=n == 0))
+            yield "lines", line(case, ratio, options, warm=n == 0)
             if first and arguments.dropout and ratio and case.kind in KINDS:
-                found["dropout"].append(dropout_line(case, ratio, arguments.dropout, options))
+                yield "dropout", dropout_line(case, ratio, arguments.dropout, options)
         if first and case.kind in ("encoder-decoder", "decoder-only") and arguments.device == "cpu":
             _progress(f"{case.kind} {case.title}, full prefix")
-            found["slow"].append(by_hand_line(case, 0.75, min(8, case.batches[0].size), options))
+            yield "slow", by_hand_line(case, 0.75, min(8, case.batches[0].size), options)
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
+    """Lists of everything requested, by kind."""
+    found: dict[str, list[dict[str, Any]]] = {"lines": [], "slow": [], "dropout": []}
+    for kind, one in measured_parts(arguments):
+        found[kind].append(one)
     return found
 
 

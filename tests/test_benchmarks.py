@@ -122,7 +122,7 @@ def test_input_feeding_is_priced_against_the_fused_layers(script, capsys):
 
 def test_passes_are_counted_and_drawn(script, tmp_path, capsys):
     passes = script("passes")
-    model, _, batches = passes.random_windows([4, 8], 2, 1)
+    model, _, batches = passes.windows([4, 8], 2, 1, 0)
     found = passes.counted(model.eval(), batches, [0.5, 0.0])
     assert len(found) == 3 * 2 * 2
     # at ratio 0 a row of T own entries: as many calls as a window of one reads, at most one pass more than entries
@@ -187,9 +187,6 @@ def test_a_run_is_measured_on_its_own_batches(script, tmp_path):
     case = script("cases").case_of_run(tmp_path / "run", 2)
     assert (case.kind, case.facts["time"], len(case.batches)) == ("decoder-only", 13, 2)
     assert case.weights == "char-lm, 2 updates"
-    _, about, batches = script("passes").windows_of_run(str(tmp_path / "run"), [4, 8], 2, 1)
-    assert about == "char-lm, 2 updates on windows of 12"
-    assert batches[8][0].targets.shape == (2, 8)
 
 
 def test_the_page_is_what_was_measured(script):
