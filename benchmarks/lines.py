@@ -132,7 +132,9 @@ def violations(lines: Sequence[dict[str, Any]]) -> list[str]:
         if hand is not None and hand < price:
             found.append(f"{where}: by hand {hand:.2f}, auto ({each['engine']}) {price:.2f}")
         for auto in ("auto", "auto, Gumbel"):
-            mine = engines[auto]
+            mine = engines.get(auto, {})
+            if "took" not in mine:  # measured before it was noted
+                continue
             others = {name: other for name, other in engines.items() if _coupling(name) == auto and "price" in other}
             best = min(others, key=lambda name: others[name]["price"], default=auto)
             if mine["price"] > 1.08 * engines[best]["price"] and engines[best]["took"] != mine["took"]:

@@ -119,9 +119,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(expected != page)
     PAGE.write_text(expected, encoding="utf-8")
     FIGURE.write_text(figure(measured["passes"]), encoding="utf-8")
-    found = violations(measured["prices"]["lines"])
-    print(f"auto is dearer than a loop by hand, or by more than 8 % than another engine, in {len(found)} cases", *found,
-          sep="\n- ")  # fmt: skip
+    lines = measured["prices"]["lines"]
+    noted = sum("took" in each["engines"]["auto"] for each in lines)
+    found = violations(lines)
+    print(f"{noted} of {len(lines)} lines hold what each engine took")
+    print(f"auto is dearer than a loop by hand, or by more than 8 % than another engine of its coupling, in {len(found)}",
+          *found, sep="\n- ")  # fmt: skip
     return 0
 
 

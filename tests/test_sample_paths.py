@@ -158,6 +158,13 @@ def test_samples_that_would_be_equal_are_refused(batch, settings, problem):
         fr.generate(Coins(), batch, length=3, **{"num_samples": 5, **settings})
 
 
+@pytest.mark.parametrize("samples", ["5", None, 2.5, 0])
+def test_numbers_of_samples_that_are_none_are_one_problem(samples):
+    with pytest.raises(fr.UserError, match="num_samples") as caught:
+        fr.generate(Coins(), fr.Batch(torch.ones(2, 3, dtype=torch.long)), length=3, num_samples=samples)
+    assert len(caught.value.problems) == 1
+
+
 # -- scores
 
 

@@ -394,7 +394,7 @@ def _kind_problems(batch: Batch, options: GenerateOptions, draw: str | Draw) -> 
     except UserError as error:
         problems += error.problems
     beams, samples = options.beams, options.num_samples
-    if chosen is not None and samples > 1 and chosen.noise_size(2) == 0:
+    if chosen is not None and isinstance(samples, int) and samples > 1 and chosen.noise_size(2) == 0:
         known = draw if isinstance(draw, str) else repr(draw)
         use = "'sample'" if batch.is_discrete else "'gaussian', 'student_t' or 'quantile_sample', by the model's head"
         problems.append(f"num_samples = {samples} runs of draw {known} would be equal: use draw={use}")
