@@ -123,8 +123,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     noted = sum("took" in each["engines"]["auto"] for each in lines)
     found = violations(lines)
     print(f"{noted} of {len(lines)} lines hold what each engine took")
-    print(f"auto is dearer than a loop by hand, or by more than 8 % than another engine of its coupling, in {len(found)}",
-          *found, sep="\n- ")  # fmt: skip
+    print(f"auto is dearer than a loop by hand, or by 8 % than an engine of its coupling, in {len(found)}", *found,
+          sep="\n- ")  # fmt: skip
     return 0
 
 
