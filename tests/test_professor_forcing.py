@@ -70,9 +70,9 @@ def naive(method: Any, model: Any, batch: fr.Batch, *, train: bool, fool: bool) 
             continue
         n = float(here.sum())
         gold, run = on_gold[row][here], on_free[row][here]
-        game = game - n * logsigmoid(naive_logit(judge, run)) * method.weight
+        game = game - logsigmoid(naive_logit(judge, run)) * method.weight
         if method.both:
-            game = game - n * logsigmoid(-naive_logit(judge, gold)) * method.weight
+            game = game - logsigmoid(-naive_logit(judge, gold)) * method.weight
         own = (
             own - n * logsigmoid(naive_logit(judge, gold.detach())) - n * logsigmoid(-naive_logit(judge, run.detach()))
         )

@@ -58,9 +58,9 @@ class Discriminator(nn.Module):
 class ProfessorForcing(TransformMethod):
     """Teacher forcing, and a loss that a discriminator cannot tell the model's free runs from it.
 
-    ``loss_G = -sum_t log p(y_t | y_<t, x) - w n log D(B(h))``; ``loss_D = -n log D(B(y)) - n log(1 - D(B(h)))``.
+    ``loss_G = -sum_t log p(y_t | y_<t, x) - w log D(B(h))``; ``loss_D = -n log D(B(y)) - n log(1 - D(B(h)))``.
     B(h) is the model's states (``hidden`` where it has it, else its outputs) on a history h ~ p(h | x) of its own, B(y)
-    on gold; n is the number of a row's positions that count, so that sums over micro-batches and processes are exact.
+    on gold; n is the number of a row's positions that count, which makes loss_D as large as a mean over rows.
     Samples are constants, states carry the gradient. The total is the sum of both losses, and the weights of the
     discriminator get the gradient of loss_D alone, those of the model that of loss_G. Each loss is left out by the
     discriminator's accuracy in the update before.
@@ -72,7 +72,7 @@ class ProfessorForcing(TransformMethod):
     Args:
         weight: w, a number of 0 or more or a schedule; as published 1. At 0 it is teacher forcing, without a call of
             the discriminator.
-        both: also ``-w n log(1 - D(B(y)))``, which moves the states on gold towards those of free runs.
+        both: also ``-w log(1 - D(B(y)))``, which moves the states on gold towards those of free runs.
         size: of the discriminator, units.
         train_below: the discriminator is trained while its accuracy is below; as published 0.99.
         fool_above: the model is trained to fool it while its accuracy is above; as published 0.75.
@@ -112,7 +112,7 @@ class ProfessorForcing(TransformMethod):
     ranges: ClassVar[dict[str, tuple[float, float]]] = {"weight": (0.0, float("inf")), **SHARED}
     means: ClassVar[dict[str, tuple[str, str]]] = {"discriminator_accuracy": ("correct", "judged")}
     citation: ClassVar[Citation] = Citation(
-        formula="loss_G = -sum_t log p(y_t | y_<t, x) - w n log D(B(h)), h ~ p(h | x);  "
+        formula="loss_G = -sum_t log p(y_t | y_<t, x) - w log D(B(h)), h ~ p(h | x);  "
         "loss_D = -n log D(B(y)) - n log(1 - D(B(h)))",
         reference="Lamb, A., Goyal, A., Zhang, Y., Zhang, S., Courville, A. and Bengio, Y. (2016). Professor forcing: "
         "a new algorithm for training recurrent networks. NIPS. arXiv:1610.09038",
@@ -298,7 +298,7 @@ class ProfessorForcing(TransformMethod):
             with _frozen(judge):
                 losses = softplus(-judge(free, mask))
                 losses = losses + softplus(judge(gold, mask)) if self.both else losses
-            total = total + weight * (positions * losses).sum()
+            total = total + weight * ((positions > 0) * losses).sum()
         correct = float((of_gold > 0).sum() + (of_free <= 0).sum())
         return total, {"correct": correct, "judged": 2.0 * len(mask)}
 
