@@ -178,12 +178,12 @@ class TransformMethod(Arguments):
         rolled, trained = encodings(model, batch) if self.calls_model else (batch, batch)
         fed, report = self.mix_history(model, rolled, step, key)
         changed = fed.context is not rolled.context  # a method may change the context, too
-        given = fed if changed else fed.made(context=batch.context)
+        scored = fed if changed else fed.made(context=batch.context)
         if fed.present is not None and fed.missing is not None:
-            return self.fill(model, given, report, step, key)
+            return self.fill(model, scored, report, step, key)
         read = fed if changed or rolled is trained else fed.made(context=trained.context)
         outputs = counted_forward(model, read, getattr(self, "objective", "auto"))
-        return self.finish(outputs, given, report)
+        return self.finish(outputs, scored, report)
 
     def fill(self, model: Any, fed: Batch, report: dict[str, float | str], step: int, key: int) -> Outcome:
         """The outcome of a batch whose history lacks values: the model's own output stands in, with its gradient."""
