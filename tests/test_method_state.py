@@ -89,7 +89,7 @@ def test_hugging_face_trainers_keep_it(tmp_path, smoothing):
         return trainer
 
     whole = run()
-    path = tmp_path / "checkpoint-3" / "freerun_method.pt"
+    path = tmp_path / "checkpoint-3" / "freerun_method.safetensors"
     for resume in (str(path.parent), True):
         for last in ("checkpoint-6", "checkpoint-8"):
             shutil.rmtree(tmp_path / last)
@@ -99,6 +99,6 @@ def test_hugging_face_trainers_keep_it(tmp_path, smoothing):
     again.train()  # anew
     assert again._applied.method.state_dict()["calls"] == 8
     path.write_bytes(b"damaged")
-    raises(CheckpointError, r"freerun_method.pt: the state of counting cannot be read", run, str(path.parent))
+    raises(CheckpointError, r"freerun_method.safetensors: the state of counting cannot be read", run, str(path.parent))
     path.unlink()
-    raises(CheckpointError, r"freerun_method.pt: the state of counting cannot be read", run, str(path.parent))
+    raises(CheckpointError, r"freerun_method.safetensors: the state of counting cannot be read", run, str(path.parent))

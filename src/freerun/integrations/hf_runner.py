@@ -6,7 +6,6 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -23,12 +22,18 @@ from freerun.methods.report import StepStats, replacement_counts
 from freerun.objectives import CrossEntropy
 from freerun.rollin import resolve_engine
 from freerun.training.memory import try_longest
+from freerun.training.weights import pack, unpack
 from freerun.types import Step
 
 Inputs = Mapping[str, Any]
 
-STATE = "freerun_method.pt"
+STATE = "freerun_method.safetensors"
 """File of a trainer's checkpoint with the state of a method that has one."""
+_NUMBER = "number:"  # begins the names of the numbers in it
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, Tensor)
 
 
 @dataclass(eq=False)
@@ -231,7 +236,8 @@ class MethodRunner:
                 f"{self.method!r} has a state, which belongs into the trainer's checkpoint, and {folder} is not there: "
                 "train outside of hyperparameter_search, or use a method without a state"
             )
-        torch.save(state, folder / STATE)
+        numbers = {f"{_NUMBER}{k}": torch.tensor(v, dtype=torch.float64) for k, v in state.items() if not _is_tensor(v)}
+        (folder / STATE).write_bytes(pack({**numbers, **{k: v for k, v in state.items() if _is_tensor(v)}}))
 
     def _load_state(self) -> None:
         """Give a method its state back; it begins anew where the training does."""
@@ -240,8 +246,9 @@ class MethodRunner:
             return load({})
         path = self.begins_from / STATE
         try:
-            load(torch.load(path, "cpu", weights_only=True))
-        except (OSError, EOFError, RuntimeError, UnpicklingError) as error:
+            kept = unpack(path.read_bytes()).items()
+            load({k.removeprefix(_NUMBER): v.item() if k.startswith(_NUMBER) else v for k, v in kept})
+        except (OSError, RuntimeError, CheckpointError) as error:
             raise CheckpointError(
                 f"{path}: the state of {self.method.name} cannot be read ({error}): begin anew, or from a checkpoint "
                 "that was saved with this method"
