@@ -167,7 +167,8 @@ def test_training_at_the_sequence_level_makes_runs_repeat_less():
 
 
 def test_what_the_other_level_has_is_refused():
-    refused(("ngram is of own runs", "draw is of own runs"), fr.unlikelihood, ngram=3, draw="sample")
+    names = ("ngram has no effect with level='token'", "draw has no effect", "end has no effect")
+    refused(names, fr.unlikelihood, ngram=3, draw="sample", end=2)
     refused(("prefix must be a share", "loss_on has no effect"), fr.unlikelihood, 1.0, level="sequence", prefix=1.0,
             loss_on="last")  # fmt: skip
     refused("level must be", fr.unlikelihood, level="word")

@@ -52,7 +52,8 @@ def model_ends(model: Any, batch: Batch) -> Sequence[int]:
 
 def with_end(method: Any, end: int | None) -> Any:
     """The method; of one that needs an end symbol, or feeds it as a blank, and names none, with that of the data."""
-    names = [name for name in ("end", "blank") if end is not None and getattr(method, name, end) is None]
+    unused = getattr(method, "unused", ())
+    names = [n for n in ("end", "blank") if end is not None and n not in unused and getattr(method, n, end) is None]
     return replace(method, **dict.fromkeys(names, end)) if names else method
 
 

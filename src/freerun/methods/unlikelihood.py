@@ -13,7 +13,7 @@ from freerun.arguments import at_least, one_of
 from freerun.batch import Batch
 from freerun.errors import UserError
 from freerun.methods.base import SHARED, Citation, TransformMethod
-from freerun.methods.own_runs import model_ends, own_runs
+from freerun.methods.own_runs import end_of, model_ends, own_runs
 from freerun.methods.report import replacement_counts
 from freerun.objectives import Objective
 from freerun.rollin import forward
@@ -98,15 +98,21 @@ class Unlikelihood(TransformMethod):
         """True where there are own runs."""
         return self.level == "sequence"
 
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """Arguments that have no effect at this level."""
+        return ("loss_on",) if self.level == "sequence" else ("ngram", "prefix", "draw", "end")
+
     def problems(self) -> list[str]:
         """What is wrong, arguments of the other level too."""
         found = super().problems()
-        if self.level == "sequence" and self.loss_on != "all":
-            found.append(f"loss_on has no effect on own runs; got {self.loss_on!r}: use level='token'")
         usual = {each.name: each.default for each in fields(self)}
-        changed = [name for name in ("ngram", "prefix", "draw") if getattr(self, name) != usual[name]]
-        if self.level == "token":
-            found += [f"{name} is of own runs, and level='token' has none: use level='sequence'" for name in changed]
+        where = "it is of own runs: use level='sequence'"
+        if self.level == "sequence":
+            where = "own runs have none of gold's steps: use level='token'"
+        for name in self.unused:
+            if getattr(self, name) != usual[name]:
+                found.append(f"{name} has no effect with level={self.level!r}; got {getattr(self, name)!r}: {where}")
         number = isinstance(self.prefix, int | float) and not isinstance(self.prefix, bool)
         if not number or not 0 <= self.prefix < 1:
             found.append(f"prefix must be a share of the targets in [0, 1); got {self.prefix!r}")
@@ -138,8 +144,8 @@ class Unlikelihood(TransformMethod):
         """Own runs after the gold beginnings."""
         gold = batch.made(eligible=None)
         kept = gates.kept(gates.Prefix()(gold, self.prefix, key), gold)
-        ends = model_ends(model, batch) if self.end is None else (self.end,)
-        more: Any = {"end": ends[0] if len(ends) == 1 else None, "margin": 0}
+        ends = self.end is not None or model_ends(model, batch)  # a language model may have none
+        more: Any = {"end": end_of(self.end, model, batch, self.name) if ends else None, "margin": 0}
         return own_runs(model, gold.made(mask=batch.mask & ~kept), draw=self.draw, key=key, step=step, **more)
 
     def finish(self, outputs: Tensor | Counted, fed: Batch, report: dict[str, float | str]) -> Outcome:
