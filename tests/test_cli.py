@@ -72,7 +72,7 @@ def test_train_prints_results_to_stdout_and_the_rest_to_stderr(tmp_path, capsys)
     wer = next(line.split() for line in lines if line.startswith("WER, %"))
     assert wer[2] == wer[3]
     assert wer[4] == "+0.00"
-    assert "the best on dev by per" in " ".join(out.split())
+    assert "kept by dev per" in " ".join(out.split())
     assert f"next: freerun diagnose {tmp_path / 'run'} (or generate, evaluate)" in " ".join(out.split())
     assert lines[-1] == str(tmp_path / "run")
     assert "train: 200 words" in err

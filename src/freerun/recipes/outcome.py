@@ -125,6 +125,6 @@ def _chosen(summary: Mapping[str, Any]) -> list[str]:
     if None in (best.get("step"), best.get("select"), best.get("value")):
         return []
     return [
-        f"tested: the weights after {best['step']:,} of {summary['updates']:,} updates, the best on dev by "
+        f"tested: the weights after {best['step']:,} of {summary['updates']:,} updates, kept by dev "
         f"{best['select']} ({best['value']:.4g}); {summary.get('seconds', 0):,.0f} s of training"
     ]
