@@ -189,9 +189,18 @@ def test_k_passes_are_an_approximation_that_becomes_exact():
 @pytest.mark.parametrize("gate", HARD)
 def test_every_gate_at_ratio_one_is_teacher_forcing_without_a_model_call(gate):
     model, batch, calls, found = seq2seq(dropout=0.3), ragged(), [], []
+
+    def noting(name, called):
+        def noted(*given):
+            made = called(*given)
+            if made is not given[0]:  # what is encoded already is returned as it is
+                calls.append(name)
+            return made
+
+        return noted
+
     for name in ("start", "step", "output", "encode"):
-        original = getattr(model, name)
-        setattr(model, name, lambda *a, f=original, n=name: (calls.append(n), f(*a))[1])
+        setattr(model, name, noting(name, getattr(model, name)))
     for method in (fr.teacher_forcing(), fr.scheduled_sampling(1.0, gate=gate)):
         calls.clear()
         torch.manual_seed(1)

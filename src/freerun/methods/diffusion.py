@@ -68,7 +68,7 @@ class DiffusionNoise(TransformMethod):
     >>> model.reads_level = True
     >>> fed = DiffusionNoise(levels=4).transform(model, Batch(torch.ones(1, 3, 2)), step=0, key=1)
     >>> fed.context["level"].tolist(), (fed.history != 1).all(-1).tolist()
-    ([[0.75, 0.25, 0.0]], [[True, True, False]])
+    ([[0.0, 0.25, 0.5]], [[False, True, True]])
     """
 
     levels: int = 1000
