@@ -163,6 +163,8 @@ def test_what_does_not_fit_is_refused_by_name():
     model, batch = seq2seq(), ragged()
     larger = fr.models.RecurrentSeq2Seq(6, 7, size=8).double()
     refused("the teacher has 7 symbols and the student 5", fr.gkd(1.0, teacher=larger), model, batch, STEP)
+    smaller = fr.gkd(1.0, teacher=fr.models.TransformerLM(2, size=8, layers=1, heads=1).double())
+    refused("was fed an id that its embedding does not have", smaller, model, batch, STEP)
     refused("the teacher is the student itself", fr.gkd(1.0, teacher=model), model, batch, STEP)
     refused("teacher must be a model", fr.gkd, 0.5, teacher=7)
     refused("is a folder, which recipes load", fr.gkd(0.5, teacher="runs/a"), model, batch, STEP)

@@ -73,15 +73,21 @@ class Teacher:
         inner = unwrap(self.model)
         if self.follows:
             inner.to(batch.history.device)
-        with torch.no_grad(), asking(inner, batch):
-            if not supports(inner, Split):
-                logits = forward(inner, batch).flatten(0, 1)
-                return lambda begin, end: logits.index_select(0, index[begin:end])
-            hidden = inner.hidden(batch).flatten(0, 1)
+        split = supports(inner, Split)
+        try:
+            with torch.no_grad(), asking(inner, batch):
+                found = (inner.hidden(batch) if split else forward(inner, batch)).flatten(0, 1)
+        except IndexError as error:
+            raise UserError(
+                f"the teacher ({type(inner).__name__}) was fed an id that its embedding does not have ({error}): it "
+                "and the student need the same symbols"
+            ) from error
+        if not split:
+            return lambda begin, end: found.index_select(0, index[begin:end])
 
         def some(begin: int, end: int) -> Tensor:
             with torch.no_grad(), asking(inner, batch):
-                return inner.head(hidden.index_select(0, index[begin:end]))
+                return inner.head(found.index_select(0, index[begin:end]))
 
         return some
 
