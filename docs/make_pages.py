@@ -1,4 +1,4 @@
-"""Write docs/methods.md and docs/recipes.md from the library's own tables, so that they cannot go stale.
+"""Write docs/methods.md, papers.md and recipes.md from the library's own tables, so that they cannot go stale.
 
 Run: python docs/make_pages.py          writes the pages
      python docs/make_pages.py --check  exit code 1 if a page differs from the tables
@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
+import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
@@ -17,10 +18,13 @@ from typing import Any
 import freerun as fr
 from freerun.recipes.keys import key_rows
 from freerun.recipes.recipe import MODEL_KINDS, CompareSettings
+from freerun.recipes.source import shipped_recipes
 from freerun.tasks import DATA_KINDS, TASKS, task_of
 from freerun.training import TrainSettings
 
 FOLDER = Path(__file__).parent
+sys.path.insert(0, str(FOLDER))
+from paper_lines import LINES  # noqa: E402
 
 HEAD = """\
 <!-- written by docs/make_pages.py from METHODS, PRESETS, SCHEDULES, GATES and DRAWS; do not edit -->
@@ -40,6 +44,38 @@ the history that is fed. Which entries are gold, where the gradient is cut, whic
 predict and how long the horizon is are five independent choices: see [vectors](vectors.md).
 """
 
+PAPERS = """\
+<!-- written by docs/make_pages.py from METHODS, PRESETS, SCHEDULES and paper_lines.py; do not edit -->
+
+# From a paper to its setting
+
+By first author. Numbers are examples where a paper has none, or tried several; in a recipe the same line is `[method]`
+with `name` and keys. What a method is *not*, and where it differs from its paper, `freerun methods NAME` prints. The
+last column has the shipped recipes with an arm, or the method, of that name.
+
+```python
+import freerun as fr
+from freerun.schedules import choice, constant, exponential, inverse_sigmoid, join, linear, table
+
+teacher = fr.models.TransformerLM(40, size=16, heads=2, max_positions=32)  # a trained model over the same symbols
+
+
+def expert(batch, history):  # what each position should be after the history before it: ids, or values
+    return batch.targets
+
+
+def cost(ids, gold):  # of a run against its row's gold
+    return float(ids != gold)
+```
+"""
+
+NO_SETTING = """\
+Not among the methods: beams in training (Wiseman, S. and Rush, A. M. (2016). Sequence-to-sequence learning as
+beam-search optimization. EMNLP. arXiv:1606.02960), a divergence of whole sequences from a teacher (Gu, Y., Dong, L.,
+Wei, F. and Huang, M. (2024). MiniLLM: knowledge distillation of large language models. ICLR. arXiv:2306.08543), and
+gold weighed by the model's own probability of it (Pang, R. Y. and He, H. (2021). Text generation by learning from
+demonstrations. ICLR. arXiv:2009.07839).
+"""
 
 RECIPES = """\
 <!-- written by docs/make_pages.py from the classes of a recipe's sections; do not edit -->
@@ -158,6 +194,52 @@ def methods() -> str:
         "## Draws\n\nFrom a prediction to the entry that is fed back: the argument `draw`.\n\n" + _described(fr.DRAWS),
     ]
     return "\n".join(parts)
+
+
+def papers() -> str:
+    """The page that leads from a paper to its line."""
+    rows: dict[str, tuple[str, list[str], str]] = {}
+    used = _recipes_by_method()
+    for source, what, line in LINES:
+        paper = _paper(source)
+        number = re.search(r"\d{4}\.\d{5}", paper)
+        _, lines, _ = rows.setdefault(number[0] if number else paper, (paper, [], used.get(source, "")))
+        lines.append(f"{_code(line)}, {what}" if what else _code(line))
+    by_author = sorted(rows.values(), key=lambda row: _author(row[0]))
+    return "\n".join(
+        (PAPERS, _table(("paper", "setting", "recipes"), [(p, "<br>".join(x), r) for p, x, r in by_author]), NO_SETTING)
+    )
+
+
+def _paper(source: str) -> str:
+    """The reference of a method, preset or schedule; of a method with two papers NAME/2 is the second."""
+    name, _, part = source.partition("/")
+    if name in fr.METHODS:
+        text = fr.METHODS[name].citation.reference
+        text = re.split(r"; (?=[a-z -]+: [A-Z])", text)[int(part or 1) - 1]
+        return re.sub(r"^([a-z -]+): (.*)$", r"\2 (\1)", text)
+    return fr.PRESETS[name][1] if name in fr.PRESETS else fr.SCHEDULES[name].reference if name in fr.SCHEDULES else name
+
+
+def _author(paper: str) -> str:
+    """The reference from its first surname on, for sorting."""
+    found = re.search(r"[A-Z][\w-]+(?=,| et al\.| and )", paper)
+    return paper[found.start() :] if found else paper
+
+
+def _recipes_by_method() -> dict[str, str]:
+    """Method -> the shipped recipes that name it."""
+    recipes = {name: _method_names(tomllib.loads(path.read_text("utf-8"))) for name, path in shipped_recipes().items()}
+    found: dict[str, str] = {}
+    for method in fr.METHODS:
+        of = [name for name, names in recipes.items() if method in names]
+        found[method] = "most" if 2 * len(of) > len(recipes) else ", ".join(f"`{name}`" for name in of)
+    return found
+
+
+def _method_names(recipe: dict[str, Any]) -> set[str]:
+    arms = [arm.get("method", {}) for arm in recipe.get("compare", {}).get("arms", [])]
+    return {str(each.get("name")) for each in [recipe.get("method", {}), *arms]}
 
 
 def _methods() -> str:
@@ -295,7 +377,7 @@ def _quoted(row: tuple[str, str, str, str]) -> tuple[str, str, str, str]:
     return f"`{key}`", re.sub(r'("[^"]*")', r"`\1`", value), default if plain else f"`{default}`", meaning
 
 
-PAGES: dict[str, Callable[[], str]] = {"methods.md": methods, "recipes.md": recipes}
+PAGES: dict[str, Callable[[], str]] = {"methods.md": methods, "papers.md": papers, "recipes.md": recipes}
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -28,7 +28,7 @@ TEXT, VALUES = rows("Text, speech and captions"), rows("Values: forecasting, vid
 
 def method_of(line: str):
     # the schedules are imported by name above the tables
-    return eval(line, {"fr": fr, "math": math, **vars(fr.schedules)})
+    return eval(line, {"fr": fr, "math": math, "teacher": transformer("learned"), **vars(fr.schedules)})
 
 
 def at(number: float) -> fr.Step:
@@ -60,6 +60,14 @@ TEXT_EXPECTED = {
     "Ludwig, as meant": (lambda s: max(0, 1 - 0.01 * s), "step", "greedy"),
     "self-critical.pytorch": (lambda e: 1 - min(0.05 * (e // 5), 0.25), "token", "auto"),
     "TRL GKD, its roll-in": (lambda s: 1 - 0.5, "batch", fr.draws.sample(temperature=0.9)),
+    "TRL DistillationTrainer": (lambda s: 0.0, "token", "sample"),
+    "ms-swift, --rlhf_type gkd": (lambda s: 1 - 0.5, "batch", fr.draws.sample(temperature=0.9)),
+    "k2 MWERLoss": (lambda s: 0.0, "prefix", "sample"),
+}
+# no P(gold): what the line has of the other system's numbers
+TEXT_OTHERS = {
+    "ParlAI RepetitionUnlikelihoodAgent": {"level": "sequence", "ngram": 4, "prefix": 0},
+    "Texar-TF, RAML example": {"tau": 0.4, "end": 0},
 }
 VALUES_EXPECTED = {
     "OpenSTL, PredRNN": (lambda s: 1 - 2e-5 * s if s < 50_000 else 0, "token", "auto"),
@@ -95,7 +103,8 @@ STEPS = [0, 1, 2, 3, 5, 9, 10, 29, 100, 999, 1000, 2499, 2500, 9999, 10_000, 30_
 def test_no_row_is_left_out():
     gold = {name for name, line in {**TEXT, **VALUES}.items() if line in ("fr.teacher_forcing()", "fr.free_running()")}
     others = {"OpenSTL, PredRNN-V2, reverse", "GTF-shPLRNN", "ChaosRNN", "learning_to_simulate, meshgraphnets"}
-    assert set(TEXT) == set(TEXT_EXPECTED) | (gold & set(TEXT))
+    others |= {"ace", "Self Gradient Forcing"}
+    assert set(TEXT) == set(TEXT_EXPECTED) | (gold & set(TEXT)) | set(TEXT_OTHERS)
     assert set(VALUES) == set(VALUES_EXPECTED) | set(HORIZONS) | others | (gold & set(VALUES))
     assert len(TEXT) > 15
     assert len(VALUES) > 20
@@ -120,6 +129,17 @@ def test_text_has_the_same_probability_of_gold_gate_and_entry(name):
     method = method_of(TEXT[name])
     check_ratio(method, formula)
     assert (method.gate, getattr(method, "draw", None)) == (gate, draw)
+
+
+@pytest.mark.parametrize("name", TEXT_OTHERS)
+def test_other_lines_have_the_same_numbers(name):
+    method = method_of(TEXT[name])
+    assert {field: getattr(method, field) for field in TEXT_OTHERS[name]} == TEXT_OTHERS[name]
+
+
+def test_a_drawn_number_of_steps_has_the_same_law():
+    horizon = method_of(VALUES["ace"]).horizon
+    assert dict(zip(horizon.values, horizon.weights, strict=True)) == {1: 0.7, 4: 0.3}
 
 
 @pytest.mark.parametrize("name", VALUES_EXPECTED)
