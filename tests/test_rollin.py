@@ -79,7 +79,10 @@ def test_history_and_gradient_equal_the_literal_loop(cell, attention, draw, gate
 @pytest.mark.parametrize("draw", ["greedy", "inverse_cdf", "gumbel"])
 @pytest.mark.parametrize("engine", ["step", "jacobi"])
 @pytest.mark.parametrize("ratio", [0.9, 0.5, 0.0])
-def test_engines_equal_the_full_prefix_oracle(cell, attention, draw, engine, ratio):
+@pytest.mark.parametrize("kept", [0, None])
+def test_engines_equal_the_full_prefix_oracle(cell, attention, draw, engine, ratio, kept, monkeypatch):
+    if kept is not None:  # noise is made again for each part, as for a large vocabulary
+        monkeypatch.setattr("freerun.rollin.replacement._KEPT", kept)
     model, batch = seq2seq(cell, attention, layers=2), ragged()
     keep = coins("token", batch, ratio, KEY, STEP)
     expected = full_prefix(model, batch, keep, draw, fold(KEY, "draw", STEP))

@@ -18,6 +18,8 @@ from freerun.types import Ruled, Rules
 
 _NUMBERS = 2**22
 """How many logits, or numbers of noise, are held at once where more would be made of them: 16 to 32 MiB."""
+_KEPT = 2**18
+"""How many numbers of noise are kept through a roll-in, 2 MiB of them; more are made again from their key."""
 
 
 def equal_entries(a: Tensor, b: Tensor) -> Tensor:
@@ -127,7 +129,7 @@ class Replacement:
         return self.positions[0].numel()
 
     @cached_property
-    def _seen(self) -> dict[str, int]:
+    def _seen(self) -> dict[str, Any]:
         return {}
 
     @property
@@ -141,14 +143,15 @@ class Replacement:
         return replace(self, gold=self.gold[rows], keep=self.keep[rows], row_ids=self.row_ids[rows], rules=rules)
 
     def noise(self, vocab: int, part: slice | Tensor = slice(None)) -> Tensor | None:
-        """Noise for a part of the replaced entries."""
+        """Noise for a part of the replaced entries; all of it is made at the first call where it is small."""
         rows, times = self.positions
-        return self.draw.noise(self.key, self.row_ids[rows[part]], times[part], vocab)
-
-    @cached_property
-    def shared_noise(self) -> Tensor | None:
-        """All noise at once, where it does not grow with the vocabulary."""
-        return self.noise(0) if self.draw.noise_size(2) <= 1 else None
+        size = self.draw.noise_size(vocab)
+        if size > 1 and size * self.number > _KEPT:
+            return self.draw.noise(self.key, self.row_ids[rows[part]], times[part], vocab)
+        if "noise" not in self._seen:
+            self._seen["noise"] = self.draw.noise(self.key, self.row_ids[rows], times, vocab)
+        kept: Tensor | None = self._seen["noise"]
+        return None if kept is None else kept[part] if isinstance(part, slice) else kept.index_select(0, part)
 
     def allowed(self, outputs: Tensor, history: Tensor, chosen: Tensor | slice = slice(None)) -> Tensor:
         """(m, vocab) outputs of the replaced entries ``chosen``, as generation takes them after what ``history`` holds
@@ -190,10 +193,8 @@ class Replacement:
     def _chosen(
         self, hidden: Tensor, head: Callable[[Tensor], Tensor], numbers: Tensor, history: Tensor, vocab: int
     ) -> Tensor:
-        shared = self.shared_noise
-        noise = self.noise(vocab, numbers) if shared is None else shared.index_select(0, numbers)
         outputs = checked_rows(head(hidden), len(numbers))
-        return self.draw.choose(self.allowed(outputs, history, numbers), noise)
+        return self.draw.choose(self.allowed(outputs, history, numbers), self.noise(vocab, numbers))
 
     def completed(self, own: Tensor, chosen: Tensor | slice) -> Tensor:
         """(m, values) own entries, with gold in the channels that keep it."""
@@ -218,23 +219,19 @@ class Replacement:
         return self._mixed(self.draw.choose(outputs, noise), self.gold[:, at], self.keep[:, at])
 
     @cached_property
-    def _by_position(self) -> tuple[list[int], tuple[Tensor, ...], tuple[Tensor, ...] | None]:
-        """At each position: the number of replaced entries, their rows, and where it is small their noise."""
+    def by_position(self) -> tuple[list[int], tuple[Tensor, ...]]:
+        """At each position: the number of replaced entries, and their rows."""
         rows, times = self.positions
         counts = torch.bincount(times, minlength=self.gold.shape[1]).tolist()
-        noise = self.shared_noise
-        return counts, rows.split(counts), None if noise is None else noise.split(counts)
+        return counts, rows.split(counts)
 
     def _ids_at(self, outputs: Tensor, at: int) -> Tensor:
-        counts, rows, noises = self._by_position
+        counts, rows = self.by_position
         count, gold = counts[at], self.gold[:, at]
         if count == 0:
             return gold
-        if noises is not None:
-            noise = noises[at]
-        else:
-            start = sum(counts[:at])
-            noise = self.noise(outputs.shape[-1], slice(start, start + count))
+        start = sum(counts[:at])
+        noise = self.noise(outputs.shape[-1], slice(start, start + count))
         if count == len(gold):
             return self.draw.choose(outputs, noise).to(gold.dtype)
         return gold.index_copy(0, rows[at], self.draw.choose(outputs[rows[at]], noise).to(gold.dtype))

@@ -49,12 +49,9 @@ def step_roll_in(model: Any, batch: Batch, replacement: Replacement) -> RollIn:
         batch: the batch; its context may be encoded.
         replacement: the entries to replace.
     """
-    all_rows, times = replacement.positions
+    times = replacement.positions[1]
     size, time = replacement.gold.shape[:2]
-    counts = torch.bincount(times, minlength=time).tolist()
-    chosen = all_rows.split(counts)
-    shared = replacement.shared_noise
-    noises = None if shared is None else shared.split(counts)
+    counts, chosen = replacement.by_position
     last = int(times[-1])
     history = replacement.gold.transpose(0, 1).clone(memory_format=torch.contiguous_format)  # time, batch
     state = model.start(batch)
@@ -74,7 +71,7 @@ def step_roll_in(model: Any, batch: Batch, replacement: Replacement) -> RollIn:
             if start == 0:
                 replacement.check(outputs, count)
             part = slice(start, start + count)
-            noise = noises[t] if noises is not None else replacement.noise(outputs.shape[-1], part)
+            noise = replacement.noise(outputs.shape[-1], part)
             if replacement.rules is not None:
                 outputs = replacement.allowed(outputs, history.t(), part)
             own = replacement.draw.choose(outputs, noise).to(history.dtype)
