@@ -276,16 +276,27 @@ def demo(*, out: File = None, open_: Annotated[bool, Parameter(name="--open", ne
 
 
 @app.command
-def check(target: str, /, *, set_: Set = ()) -> None:
-    """Check a model: is it causal, is padding inert, does a step equal the parallel pass?
+def check(
+    target: Annotated[str | None, Parameter(show_default=False)] = None, /, *, set_: Set = (), student: Text = None,
+    teacher: Text = None,
+) -> None:  # fmt: skip
+    """Check a model: is it causal, is padding inert, does a step equal the parallel pass? Or a pair: does gkd run?
 
     Parameters
     ----------
     target
         A run's folder; a recipe (.toml), whose model is checked untrained; or module:object for (model, batch), (model,
         examples, collate) or a function that gives them.
+    student
+        In place of a target, with --teacher: whether gkd can run with the two, by vocabulary, end and special symbols,
+        chat template and distance; a run's folder, or a folder or name of transformers.
+    teacher
+        The model that the student would learn from.
     """
-    commands.check(target, set_)
+    if student is None and teacher is None and target is not None:
+        commands.check(target, set_)
+    else:
+        commands.check_teacher(target, set_, student, teacher)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -364,6 +364,26 @@ def check(target: str, overrides: Sequence[str] = ()) -> None:
         raise UserError(f"{target}: the model is refused: {names}")
 
 
+def check_teacher(target: str | None, overrides: Sequence[str], student: str | None, teacher: str | None) -> None:
+    """``freerun check --student A --teacher B``: every finding; exit code 2 where gkd cannot run with them."""
+    if target is not None or overrides or student is None or teacher is None:
+        raise UserError(
+            "freerun check takes a model, freerun check RUN, or a pair, freerun check --student A --teacher B, without "
+            "other arguments"
+        )
+    with loading():
+        from freerun.recipes.teachers import check_pair
+
+    with waiting() as display:
+        display(f"reading {visible(student)} and {visible(teacher)}")
+        report = check_pair(student, teacher)
+    print_lines(str(report), hanging=" " * 16)
+    if report.refused:
+        names = ", ".join(finding.name for finding in report.refused)
+        raise UserError(f"gkd cannot run with the student {student} and the teacher {teacher}: {names}")
+    print("gkd can run with them.")
+
+
 def _target(target: str, overrides: Sequence[str]) -> tuple[Any, Any, Any, Any]:
     """Model and batch, or model, None, examples and collate."""
     from freerun.data.user_code import is_object

@@ -36,6 +36,7 @@ class Teacher:
     Args:
         model: any Model over the student's symbols: called in evaluation mode and without gradient.
         follows: it moves to the device of the batches: for one that nobody else holds.
+        notes: in which respects student and teacher differ, though the loss can be computed.
 
     >>> Teacher(nn.Linear(2, 3, bias=False).requires_grad_(False).apply(lambda m: nn.init.ones_(m.weight)))
     teacher(Linear, sha=0f4365d9)
@@ -43,6 +44,7 @@ class Teacher:
 
     model: Any
     follows: bool = False
+    notes: tuple[str, ...] = ()
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Teacher) or self.model is other.model:
@@ -198,6 +200,25 @@ class GKD(ScheduledSampling):
         return Outcome(total, count, cast(Tensor, outputs), fed, {**report, **counts, "teacher_passes": 1})
 
 
+def width_problem(student: int, teacher: int, symbols: int | None = None) -> str:
+    """What stands against models that predict so many ids each, of a vocabulary with so many symbols if known.
+
+    >>> print(width_problem(320, 384, 301))
+    the teacher has 384 symbols and the student 320: gkd compares distributions over the same symbols
+      help: the vocabulary has 301 and the rows beyond are padding: teacher.resize_token_embeddings(320), then save it
+    """
+    problem = (
+        f"the teacher has {teacher} symbols and the student {student}: gkd compares distributions over the same symbols"
+    )
+    larger = "teacher" if teacher > student else "student"
+    cut = f"{larger}.resize_token_embeddings({min(student, teacher)})"
+    if symbols is None:
+        return f"{problem}\n  help: where the rows beyond the tokenizer are padding, cut them: {cut}"
+    if symbols > min(student, teacher):
+        return f"{problem}, and the vocabulary has {symbols}: one of them is no model of it"
+    return f"{problem}\n  help: the vocabulary has {symbols} and the rows beyond are padding: {cut}, then save it"
+
+
 def counted_logits(outputs: Tensor | Counted, fed: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
     """(n, vocab) logits at the positions that count, (n,) these in the flattened batch, and their weights."""
     if isinstance(outputs, Counted):
@@ -250,10 +271,7 @@ class _Part:
         end = begin + len(student)
         teacher = self.teacher(begin, end)
         if teacher.shape != student.shape:
-            raise UserError(
-                f"the teacher has {teacher.shape[-1]} symbols and the student {student.shape[-1]}: gkd compares "
-                "distributions over the same symbols"
-            )
+            raise UserError(width_problem(student.shape[-1], teacher.shape[-1]))
         wide = torch.promote_types(torch.promote_types(student.dtype, teacher.dtype), torch.float32)
         each = divergence(student.to(wide) / self.temperature, teacher.to(wide) / self.temperature, self.beta)
         near = min(_NEAR, student.shape[1])

@@ -138,6 +138,16 @@ def end_ids(config: Any) -> tuple[int, ...]:
     return () if ends is None else (ends,) if isinstance(ends, int) else tuple(ends)
 
 
+def declared_ends(path: str, config: Any) -> tuple[int, ...]:
+    """The ids that end a row by a model's configuration and by its generation settings."""
+    try:
+        generation = _transformers().GenerationConfig.from_pretrained(_local(path))
+    except OSError:  # it has none of its own
+        generation = None
+    own = end_ids(config.get_text_config(decoder=True))
+    return tuple(dict.fromkeys((*own, *end_ids(generation))))
+
+
 def saved_files(adapted: Any, weights: Mapping[str, Tensor], tokenizer: Any) -> dict[str, bytes]:
     """What ``save_pretrained`` writes of a model with some weights and of its tokenizer, file by file."""
     first: dict[int, str] = {}

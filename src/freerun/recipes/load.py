@@ -11,7 +11,7 @@ from freerun.data.files import DataFile, first_problems
 from freerun.data.records import RecordCodec
 from freerun.diagnostics import as_json, diagnose
 from freerun.errors import CheckpointError, NotInstalledError, ResourceError, UserError, needing, out_of_memory, refuse
-from freerun.methods import NoHistory, Teacher
+from freerun.methods import NoHistory
 from freerun.models import MODELS, make_model
 from freerun.models.pretrained import Pretrained, quiet, read_config, read_model, read_tokenizer
 from freerun.recipes.fields import read_section
@@ -96,7 +96,7 @@ class LoadedRun:
 def load_run(folder: str | Path) -> LoadedRun:
     """The best model of a run, with what is needed to use it."""
     folder = Path(folder)
-    _require_run(folder)
+    require_run(folder)
     info = weights.read_info(folder)
     where = folder / "model" / "model.json"
     kind, describe = info["kind"], info["describe"]
@@ -137,37 +137,8 @@ def load_run(folder: str | Path) -> LoadedRun:
     return LoadedRun(folder, model.eval(), task, codec, recipe, evaluate)
 
 
-def with_teacher(method: Any, data: Any) -> Any:
-    """The method; one whose teacher is the folder of a run, or of a pretrained model, with that model.
-
-    Raises:
-        UserError: the teacher has other symbols than the data.
-    """
-    folder = getattr(method, "teacher", None)
-    if not isinstance(folder, str):
-        return method
-    if (Path(folder) / "model" / "model.json").exists() or not isinstance(data.codec, RecordCodec):
-        run = load_run(folder)
-        teacher, same = run.model, _symbols(run.codec) == _symbols(data.codec)
-    else:
-        settings = Pretrained(path=folder, dtype="auto")
-        teacher = _load_adapted(settings)
-        same = _symbols(read_tokenizer(settings, pads=False)) == _symbols(data.codec)
-    if not same:
-        raise UserError(
-            f"method.teacher = {folder!r}: its symbols are not those of the data: gkd compares distributions over the "
-            "same symbols\n  help: train the teacher on the same data, or take one with the same tokenizer"
-        )
-    return replace(method, teacher=Teacher(teacher.requires_grad_(False), follows=True))
-
-
-def _symbols(codec: Any) -> Any:
-    """What a vocabulary maps to which id."""
-    tokenizer = codec.tokenizer if isinstance(codec, RecordCodec) else codec
-    return tokenizer.get_vocab() if hasattr(tokenizer, "get_vocab") else codec.describe()
-
-
-def _load_adapted(settings: Pretrained) -> Module:
+def load_adapted(settings: Pretrained) -> Module:
+    """The adapted model of a pretrained one, in evaluation mode."""
     with needing("hf", "a model of kind huggingface"):
         from freerun.integrations.hf_adapt import adapt
     with quiet():
@@ -185,7 +156,7 @@ def _own_model(folder: Path, recipe: dict[str, Any], task: type[DataTask]) -> Mo
 
 def _load_pretrained(folder: Path, describe: dict[str, Any]) -> tuple[Module, RecordCodec]:
     settings = _within_run(Pretrained(path="."), folder)
-    model = _load_adapted(settings)
+    model = load_adapted(settings)
     return model, RecordCodec.from_description(describe, read_tokenizer(settings), model)
 
 
@@ -195,7 +166,8 @@ def _within_run(settings: Pretrained, folder: Path) -> Pretrained:
     return replace(settings, path=str(folder / "model"), **own)
 
 
-def _require_run(folder: Path) -> None:
+def require_run(folder: Path) -> None:
+    """Raise CheckpointError where a folder is not that of a run, or its run has no model."""
     if (folder / "model" / "model.json").exists():
         return
     near = near_runs(folder)

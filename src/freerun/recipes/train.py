@@ -171,9 +171,9 @@ def method_of(recipe: Recipe, data: Any, task: DataTask, model: Module) -> Any:
     kind = task_of(recipe.data)
     method = build_method(recipe.method, run, trained_on(recipe.data, recipe.model), kind.frequencies(data))
     if isinstance(getattr(method, "teacher", None), str):
-        from freerun.recipes.load import with_teacher  # which reads runs by what is here
+        from freerun.recipes.teachers import with_teacher  # which reads runs by what is here
 
-        method = with_teacher(method, data)
+        method = with_teacher(method, data, model)
     return with_vocabulary(with_end(method, kind.end(data)), model, _shortest(task))
 
 
@@ -329,6 +329,7 @@ def header(
     lines = [f"{recipe.name}, seed {recipe.seed}", *data, f"method: {method!r}"]
     if words := direction(method, settings.updates):
         lines.append(f"  {words}")
+    lines += [f"  note: {note}" for note in getattr(getattr(method, "teacher", None), "notes", ())]
     return [
         *lines,
         f"model: {recipe.model}, {parameters:,} parameters",
