@@ -271,6 +271,43 @@ def test_every_bad_cell_is_named_by_line_and_column(csv):
     ]
 
 
+@pytest.mark.parametrize("mark", ["-", "?", ".", "--", "*", "#N/A", "nil", "NULL", "n/a", "NA"])
+def test_a_mark_of_a_missing_value_names_the_remedy(csv, mark):
+    rows = good()
+    rows[4] = rows[4].split(",")[0] + f",{mark},3"
+    (text,) = problems_of(load_series, csv(rows), HOURLY)
+    assert "load.csv:6, column 'load': " in text
+    assert 'missing = "mask", "last" or "linear"' in text
+    assert ("leave the cell empty" in text) == (mark not in ("NULL", "n/a", "NA"))  # these are read as empty
+    # it stays an error where missing cells are read
+    found = problems_of(load_series, csv(rows), replace(HOURLY, missing="last")) if "leave" in text else []
+    assert len(found) == ("leave" in text)
+
+
+def test_cells_that_are_missing_in_one_row_or_in_the_same_rows_are_one_line(csv):
+    names, rows = "abcdefghij", [f"{stamp}," + ",".join(str(n * k % 7) for k in range(2, 12)) for n, stamp in
+                                 enumerate(hours(60))]  # fmt: skip
+    for at in (10, 15):
+        rows[at] = rows[at].split(",")[0] + 10 * ","
+    rows[20] = rows[20].split(",")[0] + ",," + ",".join("123456789"[:9])
+    file = csv(rows, "date," + ",".join(names))
+    each = "each of columns " + ", ".join(map(repr, names))
+    remedy = 'is missing; give a number, or set missing = "mask", "last" or "linear"'
+    options = SeriesOptions(past=6, horizon=4, time="date")
+    assert problems_of(load_series, file, options) == [
+        f"{file}:12, {each}: {remedy}",
+        f"{file}:17, {each}: {remedy}",
+        f"{file}:22, column 'a': {remedy}",
+    ]
+    for at in range(10, 17):
+        rows[at] = rows[at].split(",")[0] + 10 * ","
+    found = problems_of(load_series, csv(rows, "date," + ",".join(names)), options)
+    assert found == [
+        f"{file}:12, column 'a': {remedy}; so it is in 8 of the 60 cells of the column",
+        f"{file}:12, {each.replace(repr('a') + ', ', '')}: {remedy}; so it is in 7 of the 60 cells of the column",
+    ]
+
+
 def test_blank_lines_are_no_rows_and_do_not_shift_the_lines(csv):
     rows = good()
     data = load_series(csv([*rows[:10], "", "", *rows[10:], "", ""]), HOURLY)

@@ -171,13 +171,17 @@ def first_problems(origin: str, problems: Sequence[str], limit: int = 20) -> lis
     return [*problems[:limit], f"{origin}: {counted(len(problems) - limit, 'more problem')} like these"]
 
 
+FEW = 5
+"""Lines of one cause that are all printed."""
+
+
 def few_lines(rows: Sequence[int], total: int, line: Callable[[int], str], of: str) -> list[tuple[int, str]]:
     """Each row with its line; for many rows, which have one cause, the first and how many of the ``total`` there are.
 
     >>> few_lines(range(9), 10, lambda row: f"row {row}: is no number", "cells of the column")
     [(0, 'row 0: is no number; so it is in 9 of the 10 cells of the column')]
     """
-    if len(rows) <= 5:
+    if len(rows) <= FEW:
         return [(row, line(row)) for row in rows]
     return [(rows[0], f"{line(rows[0])}; so it is in {len(rows):,} of the {total:,} {of}")]
 

@@ -47,6 +47,8 @@ FRAMES = {"parquet": "Parquet", "arrow": "Arrow"}
 LONGEST = 500
 """Characters of a column's name: what is longer is a line that was taken for one."""
 MISSING = ("", "nan", "na", "n/a", "null", "none")
+_MARKS = ("#n/a", "<na>", "#na", "n.a.", "k.a.", "nil", "missing", "unknown", "\\n")
+"""Other marks of a missing value, beside those without a letter or digit."""
 ABSENT = object()
 """The cell of a row that has no such key."""
 Row = Mapping[str, Any]
@@ -190,6 +192,10 @@ class DataTable:
             advice = f'; decimals are marked by {self.form.decimal!r}: set thousands = "." where a point groups digits'
         if not advice and (step := self._remedy(cell)):
             advice = f"; {step}"
+        if isinstance(cell, str) and (not any(map(str.isalnum, cell)) or cell.strip().lower() in _MARKS):
+            advice = (
+                '; if it marks a missing value, leave the cell empty: missing = "mask", "last" or "linear" reads it'
+            )
         return f"{self.locate(row)}, column {name!r}: {display(str(cell), 40)} is not a number{advice}"
 
     def _meant(self, cell: Any) -> list[str]:

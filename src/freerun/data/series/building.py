@@ -6,15 +6,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
 import torch
 
 from freerun.arguments import brief
-from freerun.data.files import LARGEST, SPLITS, Array, counted, few_lines, first_problems
+from freerun.data.files import FEW, LARGEST, SPLITS, Array, counted, few_lines, first_problems
 from freerun.data.series.options import Layout, SeriesOptions
-from freerun.data.series.time_stamps import Step, calendar_columns, calendar_names
+from freerun.data.series.time_stamps import Step, calendar_columns, calendar_names, shown
 from freerun.data.series.windows import Segment, SeriesCodec, SeriesData
 from freerun.data.times import Stamp
 from freerun.errors import listed, refuse
@@ -28,15 +29,23 @@ Fault = tuple[np.ndarray, str]
 
 
 def cell_problems(faults: Sequence[Fault], names: Sequence[str], locate: Callable[[int], str]) -> list[str]:
-    """Return a line for each wrong cell, row by row; one for a column in which many are wrong."""
+    """Return a line for the wrong cells of each row; one for columns of which many are wrong, in the same rows."""
     problems: list[tuple[int, str]] = []
     for mask, fault in faults:
+        columns: dict[tuple[int, ...], list[str]] = {}
         for column in np.flatnonzero(mask.any(axis=0)).tolist():
-            rows, text = np.flatnonzero(mask[:, column]).tolist(), f"column {names[column]!r}: {fault}"
-            problems += few_lines(
-                rows, len(mask), lambda row, text=text: f"{locate(row)}, {text}", "cells of the column"
-            )
+            rows = np.flatnonzero(mask[:, column]).tolist()
+            for part in [rows] if len(rows) > FEW else [[row] for row in rows]:
+                columns.setdefault(tuple(part), []).append(names[column])
+        for rows, some in columns.items():
+            which = f"column {some[0]!r}" if len(some) == 1 else f"each of columns {listed(map(repr, some))}"
+            line = partial(_cell_line, locate, f"{which}: {fault}")
+            problems += few_lines(rows, len(mask), line, "cells of the column")
     return [line for _, line in sorted(problems, key=lambda each: each[0])]
+
+
+def _cell_line(locate: Callable[[int], str], text: str, row: int) -> str:
+    return f"{locate(row)}, {text}"
 
 
 def too_large(values: Array) -> list[Fault]:
@@ -113,8 +122,10 @@ class Piece:
         index = np.array(rows)
         values = np.where((index < 0)[:, None], np.nan, self.values[index])
 
+        write = shown(stamps)
+
         def where(row: int) -> str:
-            return f"{self.name}: absent row {stamps[row]}" if rows[row] < 0 else self.locate(rows[row])
+            return f"{self.name}: absent row {write(stamps[row])}" if rows[row] < 0 else self.locate(rows[row])
 
         return replace(self, values=values, stamps=stamps, where=where)
 

@@ -16,7 +16,7 @@ from freerun.data.series.building import Piece, build_series
 from freerun.data.series.columns import chosen_columns, telling_apart
 from freerun.data.series.frames import frame_table
 from freerun.data.series.options import Layout, SeriesOptions, check_layout, with_targets
-from freerun.data.series.time_stamps import Step, completed, in_order, instant, step_between, uneven
+from freerun.data.series.time_stamps import Step, completed, in_order, instant, shown, step_between, uneven
 from freerun.data.series.windows import SeriesData
 from freerun.data.tables import DataTable, read_table
 from freerun.data.times import localised, zone_of
@@ -269,17 +269,19 @@ def complete(pieces: Sequence[Piece], step: Step) -> tuple[list[Piece], list[str
     whole, put_in, first = list[Piece](), 0, ""
     for piece in pieces:
         stamps = list(piece.stamps or ())
+        write = shown(stamps)
         number = sum((step.between(*pair) or 1) - 1 for pair in pairwise(stamps))
         if number > _ABSENT * len(stamps) + 1000:
             raise UserError(
                 f"{piece.name}: {number:,} rows would be put in between its {len(stamps):,}, one every {step}: a time "
-                f'lies far from the others, {stamps[0]} to {stamps[-1]}; correct it, or set irregular = "ignore"'
+                f"lies far from the others, {write(stamps[0])} to {write(stamps[-1])}; correct it, or set irregular = "
+                '"ignore"'
             )
         if not number:
             whole.append(piece)
             continue
         times, rows = completed(stamps, step)
         whole.append(piece.with_absent(times, rows))
-        first = first or f"{times[rows.index(-1)]} of {piece.name}"
+        first = first or f"{write(times[rows.index(-1)])} of {piece.name}"
         put_in += number
     return whole, [f"absent rows put in: {put_in:,}, the first {first}"] if put_in else []

@@ -6,7 +6,7 @@ from calendar import isleap, monthrange
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 from itertools import pairwise
 from typing import Any
 
@@ -190,6 +190,16 @@ def in_order(stamps: Sequence[Stamp]) -> tuple[list[int], str]:
     return rows, "newest first" if falling else "in no order of time"
 
 
+def shown(stamps: Sequence[Stamp]) -> Callable[[Stamp], str]:
+    """How messages write these times: as dates where none has a time of day.
+
+    >>> shown([datetime(2020, 1, 1)])(datetime(2020, 1, 2)), shown([datetime(2020, 1, 1, 5)])(datetime(2020, 1, 2))
+    ('2020-01-02', '2020-01-02 00:00:00')
+    """
+    days = all(isinstance(stamp, datetime) and stamp.time() == time() for stamp in stamps)
+    return lambda stamp: str(stamp.date() if days and isinstance(stamp, datetime) else stamp)
+
+
 def uneven(
     stamps: Sequence[Stamp], step: Step | None, locate: Callable[[int], str], advice: str = "", *, gaps: bool = False
 ) -> list[str]:
@@ -214,11 +224,11 @@ def uneven(
         elif step is not None and (number := step.between(before, stamp)) != 1 and not (gaps and number):
             what = "that is no whole number of them" if number is None else "put in the rows between"
             kinds.setdefault(f"follows {{}}, and rows come every {step.words}; {what}", []).append(row)
-    lines: list[tuple[int, str]] = []
+    lines, write = list[tuple[int, str]](), shown(stamps)
     for kind, rows in kinds.items():
 
         def line(row: int, kind: str = kind) -> str:
-            return f"{locate(row)}: time {stamps[row]} {kind.format(stamps[row - 1])}{advice}"
+            return f"{locate(row)}: time {write(stamps[row])} {kind.format(write(stamps[row - 1]))}{advice}"
 
         lines += few_lines(rows, len(stamps), line, "rows")
     return [text for _, text in sorted(lines)]
