@@ -117,7 +117,7 @@ def generate(
         Sample paths of a series, drawn from the law that a model with a head predicts: a column each beside the
         forecast, or with --quantiles the paths that those are computed from (then 100 if left out).
     quantiles
-        Levels such as 0.1,0.5,0.9: quantiles of a series' sample paths, a column each beside the forecast.
+        Levels such as 0.1,0.5,0.9: quantiles of a series' sample paths, a column each beside their median.
     skip
         Answer the other lines where some cannot be answered: those are named, and their output stays empty.
     """

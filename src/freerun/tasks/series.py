@@ -27,7 +27,7 @@ from freerun.diagnostics.naive import past_and_horizon
 from freerun.diagnostics.values import CHANNELS, sample_window
 from freerun.draws import DRAWS
 from freerun.errors import UserError, collected, listed, refuse
-from freerun.generation import draw_for, generate, head_of, point_prediction
+from freerun.generation import draw_for, generate, point_prediction
 from freerun.keys import fold, uniform
 from freerun.methods.base import gold_outputs
 from freerun.metrics.outputs import first_divergence, nrmse, rmse_by_horizon, valid_time
@@ -338,13 +338,11 @@ def _columns(
     # the noise of a series is its own, whatever others stand in the table
     rows = torch.tensor([0 if each.series is None else fold(0, each.series) >> 32 for each in futures])
     batch = codec.batch(torch.cat([each.window for each in futures])).to(model_device(model))
-    columns = [forecast(model, batch, steps, settings.draw)]
+    columns = [] if levels else [forecast(model, batch, steps, settings.draw)]
     if levels or number:
         paths = sample_paths(model, batch, steps, number or FAN_PATHS, rows=rows.to(batch.targets.device))
-        columns += (paths if levels is None else sample_quantiles(paths, levels)).unbind(1)
-        if levels and head_of(model) == "quantiles":
-            # a run of medians need not lie within the law of the runs: where steps are skewed it drifts out of it
-            columns[0] = sample_quantiles(paths, (0.5,))[:, 0]
+        # beside quantiles the median: a run of means or medians may lie outside those of few paths, or of a skewed law
+        columns += (sample_quantiles(paths, (0.5, *levels)) if levels else paths).unbind(1)
     own = [each.cpu().double() for each in columns]
     for row, future in enumerate(futures):
         yield torch.cat([future.codec.denormalise(each[row]) for each in own], 1)
