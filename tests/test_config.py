@@ -31,6 +31,8 @@ NEEDS_PATH = (
     "g2p-cmudict-deep",
     "g2p-sigmorphon",
     "many-series",
+    "remedies-translate",
+    "remedies-words",
     "translate",
 )
 
