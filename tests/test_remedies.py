@@ -88,5 +88,13 @@ def test_what_needs_an_end_symbol_is_refused_by_name_where_there_is_none(name, m
 def test_a_word_dropout_without_a_blank_is_refused_where_there_is_no_end_symbol(name, files, tmp_path):
     index = arms(name).index("word_dropout")
     more = {f"compare.arms.{index}.method": '{name="word_dropout", teacher_forcing_ratio=0.5}'}
-    with pytest.raises(UserError, match="arm word_dropout: .*blank=None is no id"):
+    with pytest.raises(UserError, match=r"arm word_dropout: .*blank=None is no id"):
         compare(name, overrides(name, files, **more), tmp_path / "out")
+
+
+def test_a_mixture_through_passes_with_dropout_is_refused_before_anything_is_written(files, tmp_path):
+    method = '{name="scheduled_sampling", draw="soft_argmax", teacher_forcing_ratio=0.5}'
+    more = {"compare.arms.5.method": method, "compare.arms.5.label": "soft"}
+    with pytest.raises(UserError, match=r"arm soft: .*needs the same function in every pass"):
+        compare("remedies-translate", overrides("remedies-translate", files, **more), tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Never, Protocol, cast, runtime_checkable
@@ -556,7 +557,8 @@ def soft_mix(model: Any, batch: Batch, replacement: Replacement, engine: Engine)
 def rehearsal(method: Any, model: Any, batch: Batch, steps: int, key: int) -> tuple[Any, Batch, Step, Outcome]:
     """One row, forward only, with the lowest ratio that a run of ``steps`` comes to.
 
-    Neither weights, modes nor PyTorch's generators are changed.
+    In the mode the model is in, as some methods need a model without dropout; in evaluation mode where statistics of a
+    batch would move. Neither weights, modes nor PyTorch's generators are changed.
 
     Returns:
         the method, row and step that were tried, and the outcome.
@@ -567,7 +569,8 @@ def rehearsal(method: Any, model: Any, batch: Batch, steps: int, key: int) -> tu
     one = batch.select(batch.replaceable.sum(1).argmax()[None])
     method, step = _at_its_lowest(method, steps), Step(0, sample=0, epoch=0.0)
     devices = [one.targets.device] if one.targets.is_cuda else []
-    with torch.no_grad(), torch.random.fork_rng(devices), eval_mode(model):
+    still = differs_by_mode(model, random=False)
+    with torch.no_grad(), torch.random.fork_rng(devices), eval_mode(model) if still else nullcontext():
         return method, one, step, method.run(model, one, step, key)
 
 
