@@ -132,3 +132,63 @@ def test_our_own_loop_tries_the_longest_horizon_within_a_tenth(estimated, tmp_pa
     run_recipe(tiny(tmp_path, rising, "model.size=32"), tmp_path / "run", progress=False)
     assert len(estimated) == 1
     assert max(found) == pytest.approx(estimated[0], rel=0.1)
+
+
+@pytest.mark.parametrize("method", [
+    fr.pushforward(horizon=99), fr.multi_step(horizon=99), fr.teacher_forcing(horizon=99),
+    fr.replay_buffer(0.5, capacity=4, age=2, horizon=99),
+])  # fmt: skip
+def test_a_horizon_beyond_the_rows_is_named_before_the_first_update(method):
+    notes, model = [], fr.models.PlainForecaster(1, size=8)
+    batch = fr.Batch(torch.stack(series(4)))
+    memory.try_longest(method, model, lambda: batch, 3, at=fr.types.Step, note=notes.append, lower="")
+    said = f"method.horizon is up to 99 steps, and the longest row tried has {STEPS}"
+    assert notes[0] == f"{said}: what is above {STEPS} is the whole row"
+    assert len(notes) == 2
+    fits = fr.multi_step(horizon=STEPS)
+    memory.try_longest(fits, model, lambda: batch, 3, at=fr.types.Step, note=notes.append, lower="")
+    assert len(notes) == 3
+
+
+@pytest.mark.parametrize(("method", "text"), [
+    (fr.sparse_teacher_forcing(tau=STEPS), "method.tau is 24, and the longest row tried has 24 entries: none that"),
+    (fr.scheduled_sampling(0.5, gate=fr.gates.every(99)), "method.gate.tau is 99, and the longest row tried has 24"),
+    (fr.free_running(gradient=99), "method.gradient cuts every 99 steps, and the longest row tried has 24: it is"),
+    (fr.sparse_teacher_forcing(tau=STEPS - 1), None), (fr.free_running(gradient=STEPS), None),
+    (fr.scheduled_sampling(0.5), None),
+])  # fmt: skip
+def test_other_numbers_of_steps_beyond_the_rows_are_named(method, text):
+    notes, model, batch = [], fr.models.PlainForecaster(1, size=8), fr.Batch(torch.stack(series(4)))
+    memory.try_longest(method, model, lambda: batch, 3, at=fr.types.Step, note=notes.append, lower="")
+    assert len(notes) == (text is not None)
+    assert all(note.startswith(text) for note in notes)
+
+
+def test_our_own_loop_names_a_horizon_beyond_its_windows(tmp_path, capsys):
+    run_recipe(tiny(tmp_path, 'method={name="pushforward", horizon=99}', "train.updates=2"), tmp_path / "run")
+    found = capsys.readouterr()
+    assert "method.horizon is up to 99 steps, and the longest row tried has" in " ".join(
+        (found.out + found.err).split()
+    )
+
+
+def test_what_a_replay_buffer_keeps_is_part_of_the_estimate():
+    torch.manual_seed(0)
+    model = fr.models.PlainForecaster(16, size=8)
+    batches = [fr.Batch(torch.randn(32, STEPS, 16)) for _ in range(4)]
+    method = fr.replay_buffer(0.3, capacity=300, age=20, horizon=4)
+    estimate = memory.estimate_memory(method.at_longest(4), model, batches[0])
+    stored = []
+
+    def train():
+        for step in range(24):
+            outcome = method.run(model, batches[step % 4], step=step)
+            outcome.total.backward()
+            model.zero_grad()
+        stored.append(outcome.report["stored"])
+
+    assert memory.peak_bytes(train, torch.device("cpu")) == pytest.approx(estimate, rel=0.1)
+    assert stored == [300]
+    # a buffer that nothing is taken from is none
+    none = fr.replay_buffer(0.0, capacity=10**9, age=20, horizon=4).at_longest(4)
+    assert memory.estimate_memory(none, model, batches[0]) < estimate

@@ -121,6 +121,11 @@ class ReplayBuffer(TransformMethod):
         settings["horizon"] = float(horizon)
         return _Oldest(**settings) if self.share else ReplayBuffer(**settings)
 
+    def kept_rows(self, batch: Batch) -> tuple[int, int]:
+        """Bytes of a row of such batches in the buffer, and how many it holds at most."""
+        sizes = [part.nbytes // max(len(part), 1) for part in _parts(batch).values()]
+        return sum(sizes) + 8, self.capacity if self.share else 0  # and its age
+
     def apply_horizon(self, batch: Batch, step: int, key: int) -> Batch:
         """The batch as it is: the horizon begins where each row's own history ends."""
         return batch

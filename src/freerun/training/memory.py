@@ -115,13 +115,19 @@ def estimate_memory(method: Any, model: Module, batch: Batch, step: int = 0, key
             peak(1)  # what is made at a first call and kept
             at_half = peak(half)
             each_row = (at_half - peak(few)) / (half - few) if half > few else at_half / half
-            return round(at_half + (batch.size - half) * each_row)
+            return kept_bytes(method, batch, round(at_half + (batch.size - half) * each_row))
     finally:
         for weight, gradient in gradients:
             weight.grad = gradient
         with torch.no_grad():
             for buffer, before in buffers:
                 buffer.copy_(before)
+
+
+def kept_bytes(method: Any, batch: Batch, update: int) -> int:
+    """Bytes of an update and of the rows that a method keeps: held during it, copied twice where they are put in."""
+    row, number = getattr(method, "kept_rows", lambda _: (0, 0))(batch)
+    return max(update + row * (number + 2 * batch.size), 3 * row * (number + batch.size)) if number else update
 
 
 def free_memory(device: torch.device) -> int | None:
@@ -156,8 +162,10 @@ def try_longest(
 ) -> None:
     """Note what an update at a method's longest horizon needs of memory, before there is a first update.
 
+    Also note numbers of steps of the method that are larger than the batch is long: they mean all of it.
+
     Args:
-        method: how it is trained; without a horizon nothing is tried.
+        method: how it is trained; without a number of steps nothing is tried.
         model: as of ``estimate_memory``.
         batch: makes what an update reads at once.
         steps: updates of the run; None: nobody knows.
@@ -170,6 +178,9 @@ def try_longest(
     """
     horizon = getattr(method, "horizon", None)
     if horizon is None:
+        if _steps_between(method):
+            for text in beyond_rows(method, 0.0, batch()):
+                note(text)
         return
     step, longest = Step(0), float(horizon) if not isinstance(horizon, Schedule) else 0.0
     why = "the model's weights are sharded" if is_sharded(model) else None  # its parts are not called alone
@@ -192,11 +203,43 @@ def try_longest(
         needed = estimate_memory(method.at_longest(math.floor(longest + 1e-9)), model, tried, step)
     except Exception as error:
         raise_explained(error, model, f"a trial of the longest horizon, {longest:g} steps", smaller)
+    for text in beyond_rows(method, longest, tried):
+        note(text)
     free, most = free_memory(model_device(model)), min(int(longest), int(tried.replaceable.sum(1).max()))
     text = f"the longest horizon, {most} steps of {tried.size} rows, needs about {needed / 2**20:,.0f} MiB in an update"
     note(f"{text}; {'?' if free is None else f'{free / 2**20:,.0f}'} MiB are free")
     if free is not None and needed > free:
         raise ResourceError(f"{text} (it comes at update {int(step)}), and {free / 2**20:,.0f} MiB are free: {smaller}")
+
+
+def _steps_between(method: Any) -> dict[str, float]:
+    """Numbers of steps of a method beside its horizon: from one gold entry, or cut of the gradient, to the next."""
+    gate = getattr(getattr(method, "gate", None), "tau", None)
+    found = {"tau" if hasattr(method, "tau") else "gate.tau": gate, "gradient": getattr(method, "gradient", None)}
+    return {name: each for name, each in found.items() if isinstance(each, int) and not isinstance(each, bool)}
+
+
+def beyond_rows(method: Any, horizon: float, batch: Batch) -> list[str]:
+    """A line for each number of steps of a method that is larger than a batch is long, with what it means there.
+
+    >>> import freerun as fr
+    >>> beyond_rows(fr.pushforward(horizon=99), 99.0, Batch(torch.zeros(2, 24, 1)))
+    ['method.horizon is up to 99 steps, and the longest row tried has 24: what is above 24 is the whole row']
+    >>> beyond_rows(fr.sparse_teacher_forcing(tau=30), 0.0, Batch(torch.zeros(2, 24, 1)))
+    ['method.tau is 30, and the longest row tried has 24 entries: none that is fed is gold']
+    """
+    steps, problems = int(batch.replaceable.sum(1).max()), list[str]()
+    if horizon >= steps + 1:
+        text = f"method.horizon is up to {horizon:g} steps, and the longest row tried has {steps}"
+        problems.append(f"{text}: what is above {steps} is the whole row")
+    for name, number in _steps_between(method).items():
+        if name == "gradient" and number > batch.time:
+            text = f"method.gradient cuts every {number} steps, and the longest row tried has {batch.time}"
+            problems.append(f"{text}: it is never cut, as with 'full'")
+        elif name != "gradient" and number >= batch.time:
+            text = f"method.{name} is {number}, and the longest row tried has {batch.time} entries"
+            problems.append(f"{text}: none that is fed is gold")
+    return problems
 
 
 def check_memory(run: Run) -> None:
