@@ -109,6 +109,7 @@ CASES = {
     "drawn": Case(forecaster, fr.multi_step(horizon=fr.schedules.uniform(1, 6), gradient="checkpointed"), Waves, 2),
     "running": Case(markov, fr.generalised_teacher_forcing("running", every=2, decay=0.7), Waves, 2),
     "owning": Case(recurrent, fr.professor_forcing(size=4, fool_above=0.3), accumulate=2),
+    "following": Case(recurrent, fr.scheduled_sampling(fr.schedules.plateau(change=0.4, start=0.9, min_delta=0.9))),
     "spare": Case(spare, fr.scheduled_sampling(LINE), Waves),
     "two_pass": Case(transformer, fr.two_pass(LINE, mix="expected", gradient="full")),
 }

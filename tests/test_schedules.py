@@ -68,14 +68,14 @@ def test_a_law_that_cannot_be_is_refused(build, message):
 
 
 def test_every_schedule_is_listed_under_its_name():
-    names = "choice constant cosine exponential inverse_sigmoid join linear piecewise table uniform"
+    names = "choice constant cosine exponential inverse_sigmoid join linear piecewise plateau table uniform"
     assert " ".join(sorted(s.SCHEDULES)) == names
     for name, kind in s.SCHEDULES.items():
         assert kind.name == name
         assert getattr(s, name) is kind
         assert kind.formula
         assert kind.summary
-    assert {type(example) for example in [*EXAMPLES, *LAWS]} == set(s.SCHEDULES.values())
+    assert {type(example) for example in [*EXAMPLES, *LAWS, s.plateau(change=0.1)]} == set(s.SCHEDULES.values())
 
 
 @pytest.mark.parametrize("k", [1, 10, 100, 1000, 3000])

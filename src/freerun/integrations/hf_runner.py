@@ -17,7 +17,7 @@ from freerun.integrations.hf_adapt import adapt
 from freerun.integrations.hf_mistakes import label_notices, label_problems, tokenizer_problems
 from freerun.keys import fold
 from freerun.methods.base import rehearsal
-from freerun.methods.controls import refuse_modules, refuse_no_history
+from freerun.methods.controls import refuse_modules, refuse_no_history, refuse_scores
 from freerun.methods.report import StepStats, replacement_counts
 from freerun.objectives import CrossEntropy
 from freerun.rollin import resolve_engine
@@ -119,6 +119,7 @@ class MethodRunner:
     def __init__(self, trainer: Any, method: Any, loss_from: str) -> None:
         refuse_no_history(method)
         refuse_modules(method)
+        refuse_scores(method)
         self.trainer = trainer
         self.loss_from = loss_from
         self._unsmoothed = method

@@ -20,7 +20,7 @@ from freerun.batch import Batch
 from freerun.errors import UserError
 from freerun.keys import fold
 from freerun.methods import FreeRunning, Method, TeacherForcing
-from freerun.methods.controls import refuse_modules, refuse_no_history
+from freerun.methods.controls import refuse_modules, refuse_no_history, refuse_scores
 from freerun.methods.report import StepStats
 from freerun.metrics.outputs import correct, sequence_correct
 from freerun.training.memory import try_longest
@@ -163,6 +163,7 @@ def _checked(batch: Any, where: str) -> Batch:
 def _refuse(module: LightningModule, method: Method) -> None:
     refuse_no_history(method)
     refuse_modules(method)
+    refuse_scores(method)
     problems: list[str] = []
     strategy = type(module.trainer.strategy).__name__
     if not module.automatic_optimization:

@@ -15,7 +15,7 @@ from torch import Tensor
 from freerun import draws, gates, objectives, targets
 from freerun.arguments import Arguments, unknown_argument
 from freerun.batch import Batch
-from freerun.errors import UserError
+from freerun.errors import UserError, refuse
 from freerun.keys import fold, key_number
 from freerun.methods.report import replacement_counts
 from freerun.rollin import (
@@ -37,7 +37,7 @@ from freerun.rollin import (
 )
 from freerun.rollin.model import asking, repeatable
 from freerun.rollin.training import counted_forward, encodings
-from freerun.schedules import Schedule, extremes, value_at
+from freerun.schedules import Following, Schedule, extremes, value_at
 from freerun.transforms import loss_on, loss_on_problems, within_horizon
 from freerun.types import Counted, Encoder, Outcome, Split, Step, step_number
 
@@ -74,7 +74,7 @@ class Method(Protocol):
 
 
 @dataclass(frozen=True, repr=False)
-class TransformMethod(Arguments):
+class TransformMethod(Following, Arguments):
     """transform + objective: change the history, then one ordinary forward. Subclasses define ``mix_history``.
 
     ``repr`` is the method's signature: its name and every argument that is not the default. Three choices are the same
@@ -271,8 +271,7 @@ class TransformMethod(Arguments):
                 low, at_low, high, at_high = float(setting), 0, float(setting), 0
             found = {in_range(name, setting, v, s, self.ranges[name]) for v, s in ((low, at_low), (high, at_high))}
             problems += sorted(problem for problem in found if problem)
-        if problems:
-            raise UserError(problems)
+        refuse(problems)
 
 
 def checked_call(model: Any, batch: Any, step: Any, key: Any, unknown: Iterable[str] = ()) -> tuple[int, int]:
@@ -289,8 +288,7 @@ def checked_call(model: Any, batch: Any, step: Any, key: Any, unknown: Iterable[
             check(value)
         except UserError as error:
             problems += error.problems
-    if problems:
-        raise UserError(problems)
+    refuse(problems)
     return step_number(step), key_number(key)
 
 

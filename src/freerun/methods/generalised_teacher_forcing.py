@@ -158,16 +158,17 @@ class GeneralisedTeacherForcing(TransformMethod):
             memory.update(alpha=after, estimate=-1.0)
         memory["step"] = float(step)
 
-    def state_dict(self) -> dict[str, float]:
-        """The running estimate, of all processes, which all have to call; {} where there is none."""
+    def state_dict(self) -> dict[str, float | Tensor]:
+        """The running estimate, of all processes, which all have to call, and scores that schedules follow."""
         if self.alpha != "running":
-            return {}
+            return super().state_dict()
         self._memory["estimate"] = _over_ranks(self._memory["estimate"], torch.device("cpu"))
-        return dict(self._memory)
+        return {**super().state_dict(), **self._memory}
 
-    def load_state_dict(self, state: Mapping[str, float]) -> None:
+    def load_state_dict(self, state: Mapping[str, float | Tensor]) -> None:
         """Go on from a state; {} begins anew."""
-        self._memory.update({**_FIRST, **state})
+        super().load_state_dict(state)
+        self._memory.update({name: float(state.get(name, first)) for name, first in _FIRST.items()})
 
     def _estimate(self, model: Any, batch: Batch) -> tuple[float, float]:
         """alpha* of a batch, and the passes that finding it took."""

@@ -181,17 +181,18 @@ class ProfessorForcing(TransformMethod):
         return memory["modules"]
 
     def state_dict(self) -> dict[str, float | Tensor]:
-        """The discriminator's weights, and its accuracy."""
+        """The discriminator's weights, its accuracy, and scores that schedules follow."""
         memory = self._memory
         weights = memory["modules"].state_dict() if "modules" in memory else memory.get("saved", {})
-        return {**{name: memory[name] for name in _NUMBERS if name in memory}, **weights}
+        return {**super().state_dict(), **{name: memory[name] for name in _NUMBERS if name in memory}, **weights}
 
     def load_state_dict(self, state: Mapping[str, float | Tensor]) -> None:
         """Take a state back, into the modules that there are; an empty one begins anew, with others."""
-        made = self._memory.get("modules")
+        super().load_state_dict(state)
+        scores, made = super().state_dict(), self._memory.get("modules")
         self._memory.clear()
         self._memory.update({name: float(state[name]) for name in _NUMBERS if name in state})
-        saved = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+        saved = {name: value for name, value in state.items() if isinstance(value, Tensor) and name not in scores}
         if saved and made is None:
             self._memory["saved"] = saved
         elif saved:

@@ -200,9 +200,9 @@ class ReplayBuffer(TransformMethod):
         self._memory.note(step, key, batch.row_numbers[stays], kept, begun.taken)
 
     def state_dict(self) -> dict[str, float | Tensor]:
-        """The buffer after the last step."""
+        """The buffer after the last step, and scores that schedules follow."""
         self._memory.settle()
-        return {"step": float(self._memory.step), **self._memory.rows}
+        return {**super().state_dict(), "step": float(self._memory.step), **self._memory.rows}
 
     def load_state_dict(self, state: Mapping[str, float | Tensor]) -> None:
         """Go on from a state; {} begins anew.
@@ -210,7 +210,9 @@ class ReplayBuffer(TransformMethod):
         Raises:
             UserError: a state that is not a buffer's.
         """
-        rows = {name: part for name, part in state.items() if isinstance(part, Tensor)}
+        super().load_state_dict(state)
+        scores = super().state_dict()
+        rows = {name: part for name, part in state.items() if isinstance(part, Tensor) and name not in scores}
         missing = [name for name in ("targets", "history", "mask", "eligible", "age") if rows and name not in rows]
         sizes = {name: len(part) for name, part in rows.items()}
         if missing or len(set(sizes.values())) > 1 or (state and "step" not in state):

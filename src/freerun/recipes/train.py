@@ -28,7 +28,7 @@ from freerun.tasks.batches import BatchTask
 from freerun.terminal import waiting, width_of, wrapped
 from freerun.training import TrainSettings, fit, preflight
 from freerun.training.changes import Keys, changes, check_allow, flat, refused, section_keys, with_new_keys
-from freerun.training.loop import require_space
+from freerun.training.loop import check_scores, require_space
 from freerun.training.processes import join_processes
 from freerun.training.run import Held
 from freerun.training.run_folder import (
@@ -189,6 +189,7 @@ def rehearse(recipe: Recipe, model: Module, task: DataTask, method: Any) -> None
         with needing("hf", "a model of kind huggingface"):
             from freerun.integrations.hf_runner import rehearse as rehearse_method
     try:
+        check_scores(method, recipe.train)
         rehearse_method(method, model, _shortest(task), recipe.train.updates, 0)
     except UserError as error:
         raise UserError([f"[method]: {problem}" for problem in error.problems]) from error
@@ -371,6 +372,8 @@ def direction(method: Any, updates: int) -> str:
         return f"teacher_forcing_ratio = P(gold) stays at {float(ratio):g}"
     if ratio.draws:
         return f"teacher_forcing_ratio = P(gold) is drawn at every update: {ratio!r}"
+    if ratio.observes:
+        return f"teacher_forcing_ratio = P(gold) follows the dev score: {ratio!r}"
     if ratio.unit != "step":
         return f"teacher_forcing_ratio = P(gold) follows {ratio!r}, counted in {ratio.unit}s"
     first, last = value_at(ratio, Step(0)), value_at(ratio, Step(updates - 1))

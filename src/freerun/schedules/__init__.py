@@ -1,5 +1,7 @@
 """Schedules: a step of the training in, a number (or its law) out; pure, frozen, printable, comparable.
 
+``plateau`` alone has a state, the dev scores that it follows.
+
 >>> from freerun import schedules
 >>> schedules.linear(start=1.0, end=0.5, steps=100)
 linear(start=1.0, end=0.5, steps=100)
@@ -12,6 +14,7 @@ from typing import Any
 from freerun.errors import UserError
 from freerun.schedules.base import UNITS, Schedule, Shaped, extremes, moves, value_at
 from freerun.schedules.drawn import Choice, Uniform
+from freerun.schedules.observed import Following, Plateau, followed
 from freerun.schedules.shapes import (
     BENGIO,
     Constant,
@@ -25,14 +28,15 @@ from freerun.schedules.shapes import (
 )  # fmt: skip
 
 __all__ = [
-    "BENGIO", "SCHEDULES", "UNITS", "Choice", "Constant", "Cosine", "Exponential", "InverseSigmoid", "Join", "Linear",
-    "Piecewise", "Schedule", "Shaped", "Table", "Uniform", "extremes", "moves", "value_at",
+    "BENGIO", "SCHEDULES", "UNITS", "Choice", "Constant", "Cosine", "Exponential", "Following", "InverseSigmoid",
+    "Join", "Linear", "Piecewise", "Plateau", "Schedule", "Shaped", "Table", "Uniform", "extremes", "followed",
+    "moves", "value_at",
 ]  # fmt: skip
 
 constant, linear, cosine, piecewise, join, table = Constant, Linear, Cosine, Piecewise, Join, Table
-exponential, inverse_sigmoid, uniform, choice = Exponential, InverseSigmoid, Uniform, Choice
+exponential, inverse_sigmoid, uniform, choice, plateau = Exponential, InverseSigmoid, Uniform, Choice, Plateau
 
-_ALL = (Constant, Linear, Exponential, InverseSigmoid, Cosine, Piecewise, Join, Table, Uniform, Choice)
+_ALL = (Constant, Linear, Exponential, InverseSigmoid, Cosine, Piecewise, Join, Table, Uniform, Choice, Plateau)
 SCHEDULES: dict[str, type[Schedule]] = {each.name: each for each in _ALL}
 
 

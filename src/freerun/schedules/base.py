@@ -39,6 +39,8 @@ class Schedule(Arguments):
     formula: ClassVar[str] = ""
     reference: ClassVar[str] = ""
     summary: ClassVar[str] = ""
+    observes: ClassVar[bool] = False
+    """True if the value follows scores, which a trainer passes to ``observe``."""
 
     _: KW_ONLY
     floor: float | None = finite(None)
@@ -48,7 +50,7 @@ class Schedule(Arguments):
         for each in fields(self):
             value = getattr(self, each.name)
             # the repr is a signature: equal schedules print the same, so lengths are int where they can be
-            number = _length if each.name in ("steps", "boundaries") else float
+            number = _length if each.name in ("steps", "boundaries", "patience") else float
             if isinstance(value, list | tuple):
                 object.__setattr__(self, each.name, tuple(number(v) if is_number(v) else v for v in value))
             elif is_number(value):

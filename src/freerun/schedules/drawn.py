@@ -29,6 +29,8 @@ class _Drawn(Schedule):
         for name, part in self._parts():
             if isinstance(part, Schedule) and part.draws:
                 yield f"{name} draws itself: use one that does not"
+            elif isinstance(part, Schedule) and part.observes:
+                yield f"{name} follows a dev score: {part.name} stands alone, as a parameter of a method"
             elif isinstance(part, Schedule) and part.unit != self.unit:
                 yield f"{name} counts {part.unit}s, and {self.name} {self.unit}s: give both the same unit"
             elif not isinstance(part, Schedule) and not is_number(part):

@@ -216,6 +216,8 @@ class Join(Schedule):
         for i, part in enumerate(parts):
             if isinstance(part, Schedule) and part.unit != self.unit:
                 yield f"schedules[{i}] counts {part.unit}s, the join {self.unit}s: give both the same unit"
+            if isinstance(part, Schedule) and part.observes:
+                yield f"schedules[{i}] follows a dev score: {part.name} stands alone, as a parameter of a method"
         yield from _rising("boundaries", self.boundaries)
         if isinstance(self.boundaries, tuple):
             need, got = max(len(parts) - 1, 1), len(self.boundaries)

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch.nn import Module
 
-from freerun.errors import CheckpointError, DivergedError, ResourceError, UserError
+from freerun.errors import CheckpointError, DivergedError, ResourceError, UserError, refuse
 from freerun.keys import fold
+from freerun.schedules import followed
 from freerun.signals import Interrupt, StopFlag, stopped
 from freerun.tasks.base import Method, Task
 from freerun.training import checkpoint, weights
@@ -28,7 +29,17 @@ from freerun.training.optim import Ema, Needed, make_optimizer
 from freerun.training.parallelize import ParallelRun, refuse_wrapped
 from freerun.training.plan import BatchPlan, TrainSettings
 from freerun.training.processes import Processes, join_processes, lost
-from freerun.training.run import Held, Job, Run, evaluate_dev, final_test, finished_run, header, method_parameters
+from freerun.training.run import (
+    Held,
+    Job,
+    Run,
+    evaluate_dev,
+    final_test,
+    finished_run,
+    header,
+    method_parameters,
+    refuse_other_scores,
+)  # fmt: skip
 from freerun.training.run_folder import FolderLock, checkpoints, clean_run, refuse_foreign, refuse_lost, refuse_used
 from freerun.training.update import check_amp, device_of, update
 
@@ -59,6 +70,20 @@ def require_space(folder: Path, model: Module, settings: TrainSettings) -> None:
         )
 
 
+def check_scores(method: Any, settings: TrainSettings) -> None:
+    """Refuse a schedule that follows a dev score where there are too few evaluations for it ever to move."""
+    scores = 1 + (settings.updates - 1) // settings.evaluate_every  # the first before any update
+    refuse(
+        [
+            f"{name}={schedule!r} moves after {schedule.patience} dev scores that are no better than the first, and "
+            f"the run has {scores} before its last update (evaluate_every = {settings.evaluate_every:,} of "
+            f"{settings.updates:,} updates): evaluate more often, train longer, or use another schedule"
+            for name, schedule in followed(method).items()
+            if scores <= schedule.patience
+        ]
+    )
+
+
 def _checked_plan(job: Job, processes: Processes) -> BatchPlan:
     """Move the model to its device and return the order of the examples; raise what is wrong with the job."""
     settings = job.settings
@@ -67,6 +92,7 @@ def _checked_plan(job: Job, processes: Processes) -> BatchPlan:
     check: Any = getattr(job.method, "check", None)
     if callable(check):
         check(settings.updates)
+    check_scores(job.method, settings)
     plan = BatchPlan(job.task.lengths, settings.batch_size, seed=settings.seed, bucket=settings.bucket)
     check_amp(job.model, settings)
     refuse_wrapped(job.model)
@@ -257,6 +283,7 @@ def _weights(job: Job, identity: dict[str, Any], *, resume: bool) -> Saved | Non
                 f"updates = {job.settings.updates:,}, and {saved.state.step:,} were made already ({saved.path}): give "
                 "at least as many, or begin in another folder"
             )
+        refuse_other_scores(job.method, saved.changes)
         if any(change.key == "data" for change in saved.changes):
             weights.refuse_other_vocabularies(
                 job.folder, weights.read_info(job.folder)["describe"], job.task.describe()

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from freerun.errors import CheckpointError, DivergedError
-from freerun.metrics.table import improves
+from freerun.errors import CheckpointError, DivergedError, UserError
+from freerun.metrics.table import higher_is_better, improves
+from freerun.schedules import followed
 from freerun.signals import Interrupt, StopFlag
-from freerun.tasks.base import Evaluation, Method, Task, selected_score
+from freerun.tasks.base import Evaluation, Method, Task, full_score_name, selected_score
 from freerun.training import weights
 from freerun.training.changes import Change, Keys, allowed
 from freerun.training.checkpoint import TrainObjects, TrainState, folder_name
@@ -30,6 +31,19 @@ from freerun.training.optim import learning_rate
 from freerun.training.plan import BatchPlan, TrainSettings
 from freerun.training.run_folder import FolderLock, checkpoints, finished_summary
 from freerun.training.update import raise_explained
+
+_SCORED = ("data", "evaluate", "seed", "train.select", "train.evaluate_items")
+"""Keys that scores on dev depend on."""
+
+
+def refuse_other_scores(method: Method, changes: Sequence[Change]) -> None:
+    """Refuse changes after which scores are of another kind, where a schedule follows them."""
+    names, keys = list(followed(method)), [change.key for change in changes if allowed(change, _SCORED)]
+    if names and keys:
+        raise UserError(
+            f"{', '.join(names)} follows dev scores, and those before the change of {', '.join(keys)} are of another "
+            "kind: begin in another folder, with --init"
+        )
 
 
 @dataclass(frozen=True)
@@ -133,8 +147,7 @@ class Run:
         step = self.state.step
         self.change = [{"step": step, "key": c.key, "before": c.before, "after": c.after} for c in changed]
         self.state.changes = [*self.state.changes, *self.change]
-        scored = ("data", "evaluate", "seed", "train.select", "train.evaluate_items")
-        if any(allowed(change, scored) for change in changed):
+        if any(allowed(change, _SCORED) for change in changed):
             self.state.best_step = self.state.best_value = None
             self.state.best_dev, self.state.stale = {}, 0
             self.state.due, self.state.stopped_early = True, False
@@ -189,6 +202,7 @@ def evaluate_dev(run: Run) -> None:
     with _evaluated_weights(run):
         with run.parts.wrapped.gathered():
             run.state, scores, value = run.parts.processes.on_main_rank(lambda: _score_dev(run))
+        _pass_on(run, scores, value)
         if run.state.best_step == run.state.step:
             _keep_best(run)
     seconds, step, select = run.lap(evaluation=True), run.state.step, run.job.settings.select
@@ -199,6 +213,30 @@ def evaluate_dev(run: Run) -> None:
     near = improves(select, value, run.state.best_value)  # and where it is not kept: by too little
     standing = _standing(step, run.state.best_step, run.state.best_value, near=near)
     run.progress.note(f"dev after {step} updates: {select} {value:.3f} ({standing}), {seconds:.1f} s")
+
+
+def _pass_on(run: Run, scores: dict[str, Any], value: float) -> None:
+    """Give the schedules that follow a dev score theirs, on all ranks the same."""
+    select, step = run.job.settings.select, run.state.step
+    for schedule in followed(run.parts.wrapped.method).values():
+        seen = _gap(select, scores["free_running"], scores["teacher_forced"]) if schedule.signal == "gap" else value
+        schedule.observe(seen, step, higher=higher_is_better(select))
+
+
+def _gap(select: str, free: dict[str, float], forced: dict[str, float]) -> float:
+    """The score that selects, free-running minus teacher-forced.
+
+    >>> _gap("per", {"per": 7.0}, {"per": 5.0, "loss": 0.5})
+    2.0
+    """
+    name = full_score_name(select).removeprefix("free_running_").removeprefix("teacher_forced_")
+    if name not in free or name not in forced:
+        both = ", ".join(sorted(free.keys() & forced.keys())) or "none"
+        raise UserError(
+            f'signal="gap" needs the score that selects, train.select = {select!r}, free-running and teacher-forced; '
+            f"on both sides there are: {both}"
+        )
+    return float(free[name] - forced[name])
 
 
 def _standing(step: int, best_step: int | None, best: float | None, near: bool = False) -> str:
