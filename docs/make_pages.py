@@ -33,7 +33,7 @@ HEAD = """\
 
 Names are the same in Python and in recipes. In formulas `y` is gold, `x` the source, `h` the history
 fed to the model, `r(step)` the value of the method's ratio or rate at an optimizer step. `freerun methods NAME` prints
-a method's BibTeX.
+a method's BibTeX. [What heals what](remedies.md) has them side by side.
 """
 
 SHARED = """\
