@@ -35,8 +35,9 @@ class MethodMixin(Base):
     """``method=`` for any trainer built on ``transformers.Trainer``: ``class Mine(hf.MethodMixin, SFTTrainer): pass``.
 
     The loss of a step is the sum of the method's totals over the number of target tokens, both over the accumulation
-    window and all ranks. Where the trainer has a loss of its own (``loss_from``), only the ids that the model reads
-    are swapped. Evaluation is teacher-forced, by the trainer's own loss; ``hf.Callback`` adds free-running scores.
+    window and all ranks; tokens that a method's ``target`` leaves out are among them. Where the trainer has a loss of
+    its own (``loss_from``), only the ids that the model reads are swapped. Evaluation is teacher-forced, by the
+    trainer's own loss; ``hf.Callback`` adds free-running scores.
 
     Args:
         args: the trainer's own, as are ``kwargs``.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
@@ -113,7 +114,8 @@ class TransformMethod(Following, Arguments):
     def __repr__(self) -> str:
         listed = [f for f in fields(self) if f.repr and (getattr(self, f.name) != f.default or f.default is MISSING)]
         listed.sort(key=lambda f: f.kw_only is True)  # what all methods share comes last
-        return f"{self.name}({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in listed)})"
+        text = ", ".join(f"{f.name}={getattr(self, f.name)!r}" for f in listed)
+        return f"{self.name}({re.sub(r' at 0x[0-9a-fA-F]+', '', text)})"  # another process has a function elsewhere
 
     @property
     def own_loss(self) -> tuple[str, ...]:

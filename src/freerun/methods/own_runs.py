@@ -17,6 +17,7 @@ from freerun.generation import generate
 from freerun.keys import fold
 from freerun.rollin import unwrap
 from freerun.rollin.model import asking
+from freerun.targets import OptimalCompletion
 from freerun.types import Ruled
 
 _APART = 2**43  # between the numbers of a row's samples
@@ -51,10 +52,24 @@ def model_ends(model: Any, batch: Batch) -> Sequence[int]:
 
 
 def with_end(method: Any, end: int | None) -> Any:
-    """The method; of one that needs an end symbol, or feeds it as a blank, and names none, with that of the data."""
+    """The method; of one that needs an end symbol, or feeds it as a blank, and names none, with that of the data.
+
+    Raises:
+        UserError: optimal completions are the target, and neither they nor the data name an end symbol.
+    """
     unused = getattr(method, "unused", ())
     names = [n for n in ("end", "blank") if end is not None and n not in unused and getattr(method, n, end) is None]
-    return replace(method, **dict.fromkeys(names, end)) if names else method
+    found: dict[str, Any] = dict.fromkeys(names, end)
+    aim = "expert" if hasattr(method, "expert") else "target"
+    if getattr(method, aim, None) in ("optimal_completion", OptimalCompletion()):
+        if end is None:
+            raise UserError(
+                f"{aim}: optimal completions are of symbols, up to an end symbol, which these data have not in each "
+                f'row: take another {aim}, or name the id that ends each row, {{ target = "optimal_completion", end = '
+                "... }"
+            )
+        found[aim] = OptimalCompletion(end)
+    return replace(method, **found) if found else method
 
 
 def row_limits(batch: Batch, margin: int) -> Tensor:
