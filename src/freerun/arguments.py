@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
@@ -422,6 +423,15 @@ def refused(function: Any, count: int) -> str:
 
 
 _LINE, _PART = 240, 60
+
+
+def lasting(text: str) -> str:
+    """A repr without memory addresses: the same object has another one in another process.
+
+    >>> lasting("dagger(expert=<function expert at 0x7f3c5c1a2b60>)")
+    'dagger(expert=<function expert>)'
+    """
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
 
 
 def brief(self: Any) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from freerun import draws, gates, objectives, targets
-from freerun.arguments import Arguments, unknown_argument
+from freerun.arguments import Arguments, lasting, unknown_argument
 from freerun.batch import Batch
 from freerun.errors import UserError, refuse
 from freerun.keys import fold, key_number
@@ -114,8 +113,7 @@ class TransformMethod(Following, Arguments):
     def __repr__(self) -> str:
         listed = [f for f in fields(self) if f.repr and (getattr(self, f.name) != f.default or f.default is MISSING)]
         listed.sort(key=lambda f: f.kw_only is True)  # what all methods share comes last
-        text = ", ".join(f"{f.name}={getattr(self, f.name)!r}" for f in listed)
-        return f"{self.name}({re.sub(r' at 0x[0-9a-fA-F]+', '', text)})"  # another process has a function elsewhere
+        return lasting(f"{self.name}({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in listed)})")
 
     @property
     def own_loss(self) -> tuple[str, ...]:
