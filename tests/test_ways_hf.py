@@ -78,6 +78,9 @@ def fitted(name: str, folder: Any, size: int, start: Any = None) -> Any:
     return {key: value.clone() for key, value in module.model.state_dict().items()}
 
 
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
 @pytest.mark.slow(reason="three runs of each of eighteen methods")
 @pytest.mark.parametrize("name", SYMBOLS)
 def test_lightning_accumulates_and_resumes(name, tmp_path):

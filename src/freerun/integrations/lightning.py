@@ -99,7 +99,7 @@ def training_step(module: LightningModule, model: Any, batch: Any, method: Metho
     if fresh:
         _try_longest(module, model, micro_batch, method)
     outcome = method.run(model, micro_batch, step, fold(seed, "train"))
-    return callback.add(outcome, module, method)
+    return callback.add(outcome, micro_batch.size, module, method)
 
 
 def validation_step(
@@ -281,12 +281,14 @@ class FreerunCallback(Callback):
         step = Step(trainer.global_step, sample=self._examples, epoch=self._epoch)
         return numbered(batch, self._window.examples, trainer), step
 
-    def add(self, outcome: Outcome, module: LightningModule, method: Method) -> Tensor:
-        """Count a micro-batch in and return the loss that Lightning is to differentiate."""
+    def add(self, outcome: Outcome, rows: int, module: LightningModule, method: Method) -> Tensor:
+        """Count a micro-batch of so many rows in and return the loss that Lightning is to differentiate."""
         trainer = module.trainer
         if not self._window.micro_batches:
             self._window = StepStats.of(method)
-        self._window.add(outcome.report, outcome.total, outcome.count, examples=outcome.fed.size)
+        self._window.add(
+            outcome.report, outcome.total, outcome.count, examples=rows
+        )  # some methods feed several runs of a row
         if trainer.accumulate_grad_batches == 1 and trainer.world_size == 1:
             self._unit = float(outcome.count)
             return outcome.loss
