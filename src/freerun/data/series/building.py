@@ -15,7 +15,7 @@ import torch
 from freerun.arguments import brief
 from freerun.data.files import FEW, LARGEST, SPLITS, Array, counted, few_lines, first_problems
 from freerun.data.series.options import Layout, SeriesOptions
-from freerun.data.series.time_stamps import Step, calendar_columns, calendar_names, shown
+from freerun.data.series.time_stamps import Step, calendar_columns, calendar_names, time_writer
 from freerun.data.series.windows import Segment, SeriesCodec, SeriesData
 from freerun.data.times import Stamp
 from freerun.errors import listed, refuse
@@ -122,7 +122,7 @@ class Piece:
         index = np.array(rows)
         values = np.where((index < 0)[:, None], np.nan, self.values[index])
 
-        write = shown(stamps)
+        write = time_writer(stamps)
 
         def where(row: int) -> str:
             return f"{self.name}: absent row {write(stamps[row])}" if rows[row] < 0 else self.locate(rows[row])

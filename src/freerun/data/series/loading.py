@@ -16,7 +16,7 @@ from freerun.data.series.building import Piece, build_series
 from freerun.data.series.columns import chosen_columns, telling_apart
 from freerun.data.series.frames import frame_table
 from freerun.data.series.options import Layout, SeriesOptions, check_layout, with_targets
-from freerun.data.series.time_stamps import Step, completed, in_order, instant, shown, step_between, uneven
+from freerun.data.series.time_stamps import Step, completed, in_order, instant, step_between, time_writer, uneven
 from freerun.data.series.windows import SeriesData
 from freerun.data.tables import DataTable, read_table
 from freerun.data.times import localised, zone_of
@@ -269,7 +269,7 @@ def complete(pieces: Sequence[Piece], step: Step) -> tuple[list[Piece], list[str
     whole, put_in, first = list[Piece](), 0, ""
     for piece in pieces:
         stamps = list(piece.stamps or ())
-        write = shown(stamps)
+        write = time_writer(stamps)
         number = sum((step.between(*pair) or 1) - 1 for pair in pairwise(stamps))
         if number > _ABSENT * len(stamps) + 1000:
             raise UserError(

@@ -190,11 +190,11 @@ def in_order(stamps: Sequence[Stamp]) -> tuple[list[int], str]:
     return rows, "newest first" if falling else "in no order of time"
 
 
-def shown(stamps: Sequence[Stamp]) -> Callable[[Stamp], str]:
+def time_writer(stamps: Sequence[Stamp]) -> Callable[[Stamp], str]:
     """How messages write these times: as dates where none has a time of day.
 
-    >>> shown([datetime(2020, 1, 1)])(datetime(2020, 1, 2)), shown([datetime(2020, 1, 1, 5)])(datetime(2020, 1, 2))
-    ('2020-01-02', '2020-01-02 00:00:00')
+    >>> [time_writer([datetime(2020, 1, 1, hour)])(datetime(2020, 1, 2)) for hour in (0, 5)]
+    ['2020-01-02', '2020-01-02 00:00:00']
     """
     days = all(isinstance(stamp, datetime) and stamp.time() == time() for stamp in stamps)
     return lambda stamp: str(stamp.date() if days and isinstance(stamp, datetime) else stamp)
@@ -224,7 +224,7 @@ def uneven(
         elif step is not None and (number := step.between(before, stamp)) != 1 and not (gaps and number):
             what = "that is no whole number of them" if number is None else "put in the rows between"
             kinds.setdefault(f"follows {{}}, and rows come every {step.words}; {what}", []).append(row)
-    lines, write = list[tuple[int, str]](), shown(stamps)
+    lines, write = list[tuple[int, str]](), time_writer(stamps)
     for kind, rows in kinds.items():
 
         def line(row: int, kind: str = kind) -> str:
