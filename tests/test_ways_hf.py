@@ -79,6 +79,12 @@ def fitted(name: str, folder: Any, size: int, start: Any = None) -> Any:
 
 
 @pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
+def test_lightning_numbers_rows_by_the_batch_where_a_method_feeds_several_runs_of_each(tmp_path):
+    whole, parts = (fitted("minimum_risk", tmp_path / str(size), size) for size in (8, 4))
+    assert apart(whole, parts) < 1e-9
+
+
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
 @pytest.mark.slow(reason="three runs of each of eighteen methods")
