@@ -1,5 +1,6 @@
 """Plan, processes, results.json and verdict; and the command on a real toy task, from empty folder to resume."""
 
+import hashlib
 import io
 import json
 import os
@@ -31,7 +32,10 @@ from freerun.errors import (
     OtherProcessError,
     ResourceError,
     TerminatedError,
+    UserError,
 )
+from freerun.recipes import load_recipe
+from freerun.recipes.train import run_recipe
 from freerun.training.log import RunState, progress_for, update_facts
 from freerun.training.run_folder import events
 from simulated_runs import ARMS, arm, write_comparison, write_finished, write_run
@@ -574,3 +578,42 @@ def test_a_run_that_fails_stops_the_comparison(tmp_path):
     changes = ['compare.arms=[{label = "gold", method = {name = "teacher_forcing"}}]', "train.lr=1e30", "train.clip=0"]
     message = r"run gold-3 ended with exit code 6(.|\n)*diverged"
     raises(DivergedError, message, compare, recipe, changes, tmp_path / "out", progress=False)
+
+
+def test_arms_go_on_from_one_model(tmp_path, finished):
+    recipe, out, start, other = (tmp_path / name for name in ("tiny.toml", "out", "start", "other"))
+    recipe.write_text(tiny(2))
+    for seed, folder in enumerate((start, other), 8):
+        run_recipe(
+            load_recipe(recipe, [f"seed={seed}", "train.updates=20", "method={name='teacher_forcing'}"]),
+            folder,
+            progress=False,
+        )
+    results = compare(recipe, [], out, init=start, progress=False)
+    known = hashlib.sha256((start / "model" / "model.safetensors").read_bytes()).hexdigest()[:16]
+    assert results["init"] == read(out)["init"] == {"run": "start", "weights": known}
+    assert "begin with the weights of start" in results["verdict"]["sentence"]
+    begun = json.loads((start / "summary.json").read_text())["best"]["value"]
+    for name in ("sampling-3", "token_noise-3"):
+        first = next(each for each in events(out / "runs" / name) if each["event"] == "evaluate")
+        assert (first["step"], first["free_running"]["per"]) == (0, begun)
+    for another in (None, other):
+        with pytest.raises(UserError, match="begun with other weights: those of start"):
+            compare(recipe, [], out, init=another, resume=True, progress=False)
+    with pytest.raises(UserError, match="begun with other weights: new ones there, those of start"):
+        compare(finished[0], [], finished[1], init=start, resume=True, progress=False)
+    again = compare(recipe, [], out, init=start, resume=True, progress=False)
+    assert again["verdict"] == results["verdict"]
+
+
+def test_a_start_that_cannot_be_is_refused_before_anything_is_written(tmp_path, finished):
+    recipe, out = tmp_path / "tiny.toml", tmp_path / "out"
+    recipe.write_text(tiny(2))
+    with pytest.raises(CheckpointError, match=r"no model/model\.json there"):
+        compare(recipe, [], out, init=tmp_path, progress=False)
+    start = finished[1] / "runs" / "sampling-3"
+    with pytest.raises(CheckpointError, match="weight"):
+        compare(recipe, ["model.size=16"], out, init=start, progress=False)
+    assert not out.exists()
+    with pytest.raises(UserError, match="lies in --out"):
+        compare(recipe, [], finished[1], init=start, overwrite=True, progress=False)

@@ -175,7 +175,7 @@ def diagnose(
 @app.command
 def compare(
     *what: str, out: OutIfAny = None, set_: Set = (), resume: Switch = False, overwrite: Switch = False,
-    workers: Number = None, allow_change: Allow = (), plan: Switch = False, strict: Switch = False,
+    workers: Number = None, allow_change: Allow = (), init: File = None, plan: Switch = False, strict: Switch = False,
     margin: Amount = None, higher: Switch = False, log: Switch = False, baseline: Text = None,
     executor: str = "local", ray_address: Text = None,
 ) -> int:  # fmt: skip
@@ -198,6 +198,8 @@ def compare(
         Runs at a time; if left out, as in the recipe, or as many as a Ray cluster has CPUs.
     allow_change
         With --resume: as for train, for the runs that are not finished; those that are stay as they are.
+    init
+        Begin every run with the best weights of this finished run: what does each arm add to one model?
     executor
         local: in processes of this machine; ray: as tasks of a Ray cluster whose machines share the folder.
     ray_address
@@ -216,8 +218,8 @@ def compare(
         Of files: the arm that the others are held against; teacher_forcing, or the first, if left out.
     """
     settings = comparing.CompareOptions(
-        out, resume=resume, overwrite=overwrite, workers=workers, allow=allow_change, strict=strict, margin=margin,
-        higher=higher, log=log, baseline=baseline, executor=executor, ray_address=ray_address,
+        out, resume=resume, overwrite=overwrite, workers=workers, allow=allow_change, init=init, strict=strict,
+        margin=margin, higher=higher, log=log, baseline=baseline, executor=executor, ray_address=ray_address,
     )  # fmt: skip
     return comparing.compare(what, set_, settings, plan=plan)
 

@@ -29,6 +29,7 @@ class CompareOptions:
     overwrite: bool = False
     workers: int | None = None
     allow: Sequence[str] = ()
+    init: Path | None = None
     executor: str = "local"
     ray_address: str | None = None
     strict: bool = False
@@ -76,7 +77,7 @@ def _refuse_options(
     """Refuse what a kind of comparison has no use for, by name."""
     usual = CompareOptions()
     mine = {"higher", "log", "baseline"} if lines else set[str]()
-    mine |= {"margin"} if lines or runs else {"resume", "workers", "allow", "executor", "ray_address"}
+    mine |= {"margin"} if lines or runs else {"resume", "workers", "allow", "init", "executor", "ray_address"}
     kind = "files of scores" if lines else "finished runs" if runs else "a recipe"
     problems = [
         f"--{_FLAGS.get(field.name, field.name)} has no meaning for a comparison of {kind}"
@@ -138,7 +139,7 @@ def _compare_recipe(
     out = options.out or Path()
     results = run_all(
         recipe, overrides, out, resume=options.resume, overwrite=options.overwrite, workers=options.workers,
-        allow=options.allow, executor=options.executor, ray_address=options.ray_address,
+        allow=options.allow, init=options.init, executor=options.executor, ray_address=options.ray_address,
     )  # fmt: skip
     return results, lambda: report.write(out)
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 from freerun.errors import CheckpointError, OccupiedError, UserError
 from freerun.recipes.recipe import EQUAL, Arm, MethodSettings, matched_label
@@ -31,9 +31,17 @@ _FOLDERS = ("runs", "recipes", "logs", "hypotheses")
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
 
+class Start(TypedDict):
+    """The run whose best weights every run of a comparison begins with: its folder's name, what they are known by."""
+
+    run: str
+    weights: str
+
+
 class _Marker(TypedDict):
     kind: Literal["comparison"]
     runs: list[str]
+    init: NotRequired[Start]
 
 
 @dataclass(frozen=True)
@@ -199,7 +207,7 @@ def _refuse_links(out: Path, names: Collection[str]) -> None:
     refuse_links([*(out / name for name in (MARKER, *_FILES, *_FOLDERS)), *(out / "runs" / name for name in names)])
 
 
-def claim_output_dir(out: Path, names: Collection[str], *, overwrite: bool) -> None:
+def claim_output_dir(out: Path, names: Collection[str], start: Start | None = None, *, overwrite: bool) -> None:
     """Write down which runs are the comparison's, and remove those of an earlier one if ``overwrite`` says so."""
     all_names = sorted({*(_recorded_runs(out) or ()), *names})
     _refuse_links(out, all_names)
@@ -207,10 +215,10 @@ def claim_output_dir(out: Path, names: Collection[str], *, overwrite: bool) -> N
     clean(out / "recipes", lambda name: name.removesuffix(".toml") in all_names)
     probe(out)
     # before anything else: an interrupted removal must still be known as ours
-    _write_marker(out, all_names)
+    _write_marker(out, all_names, start)
     if overwrite:
         _clear(out, all_names)
-        _write_marker(out, sorted(names))
+        _write_marker(out, sorted(names), start)
 
 
 def _clear(out: Path, names: Collection[str]) -> None:
@@ -228,9 +236,24 @@ def _clear(out: Path, names: Collection[str]) -> None:
     remove_empty([*runs, *(out / name for name in _FOLDERS)])
 
 
-def _write_marker(out: Path, names: Collection[str]) -> None:
-    content = {"schema": 1, "kind": "comparison", "runs": list(names)}
+def _write_marker(out: Path, names: Collection[str], start: Start | None) -> None:
+    content: dict[str, Any] = {"schema": 1, "kind": "comparison", "runs": list(names)}
+    content |= {} if start is None else {"init": start}
     replace_file(out / MARKER, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def refuse_other_start(out: Path, start: Start | None) -> None:
+    """Refuse to go on with a comparison whose finished runs began with other weights than those to come would."""
+    if not (out / MARKER).exists():
+        return
+    before = expect(read_json(out / MARKER, dict[str, Any]), _Marker, str(out / MARKER)).get("init")
+    if (before and before["weights"]) == (start and start["weights"]):
+        return
+    here, there = (f"those of {each['run']} ({each['weights']})" if each else "new ones" for each in (start, before))
+    help_line = f"give --init {before['run']}" if before else "leave out --init"
+    raise UserError(
+        f"{out} was begun with other weights: {there} there, {here} now\n  help: {help_line}, or another --out"
+    )
 
 
 def _recorded_runs(out: Path) -> list[str] | None:

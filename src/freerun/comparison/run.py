@@ -14,7 +14,16 @@ from freerun.arguments import COUNT, OneOf
 from freerun.comparison import results
 from freerun.comparison.design import could_see, finished_part, planned_lines, seeds_done
 from freerun.comparison.executors import EXECUTORS, LOST, Executor, Job, Options
-from freerun.comparison.plan import PlannedRun, check_output_dir, claim_output_dir, plan, ready, recorded
+from freerun.comparison.plan import (
+    PlannedRun,
+    Start,
+    check_output_dir,
+    claim_output_dir,
+    plan,
+    ready,
+    recorded,
+    refuse_other_start,
+)
 from freerun.comparison.verdict import margin_of, task_report
 from freerun.errors import EXIT_CODES, FaultError, ResourceError, UserError
 from freerun.metrics.table import PAIRS, TaskReport
@@ -25,6 +34,7 @@ from freerun.recipes.train import (
     build_data,
     build_model,
     build_task,
+    check_init,
     method_of,
     recipe_keys,
     rehearse,
@@ -37,6 +47,7 @@ from freerun.training.changes import check_allow
 from freerun.training.files import parse
 from freerun.training.log import Event, Progress, RunState, progress_for
 from freerun.training.run_folder import FolderLock, checkpoints, finished_summary, stage, write_recipe
+from freerun.training.weights import digest
 
 _POLL = 0.5
 _TAIL_LINES = 15
@@ -119,6 +130,7 @@ def compare(
     overwrite: bool = False,
     workers: int | None = None,
     allow: Collection[str] = (),
+    init: str | Path | None = None,
     progress: bool = True,
     executor: str = "local",
     ray_address: str | None = None,
@@ -136,6 +148,7 @@ def compare(
         overwrite: remove an earlier comparison in ``out`` first; only files that comparisons write.
         workers: runs at a time; None: as the recipe says, or as many as a Ray cluster has CPUs.
         allow: keys that may have changed since; finished runs stay as they are.
+        init: folder of a finished run whose best weights every run begins with; seeds then differ in batches and draws.
         progress: show how far the runs are.
         executor: a name in ``EXECUTORS``: "local" for processes of this machine, "ray" for tasks of a Ray cluster.
         ray_address: HOST:PORT of the cluster, or "local"; None: ``RAY_ADDRESS``, the cluster of this machine, or a
@@ -156,26 +169,31 @@ def compare(
     OneOf(tuple(EXECUTORS)).check(executor=executor)
     check_allow(allow, recipe_keys(recipe), resume=resume)
     check_output_dir(out, resume=resume, overwrite=overwrite)
+    source = None if init is None else Path(init).resolve()
+    start = None if source is None else _start(source, out)
     margin_of(recipe_table(recipe))  # one that is wrong is refused before hours of runs
     runs = plan(settings.arms, settings.seeds)
     needed = overwrite or not all(finished_summary(out / "runs" / run.name) for run in runs)
     if needed:
         elsewhere = executor == "ray" and recipe.train.device == "cuda"  # the executor looks for a GPU
         checked = replace(recipe, train=replace(recipe.train, device="given")) if elsewhere else recipe
-        _check_start(checked, settings.arms)
+        _check_start(checked, settings.arms, source)
     options = Options(out, workers, settings.workers, recipe.train.device == "cuda", ray_address)
     with EXECUTORS[executor if needed else "local"](options) as machines, FolderLock(out):
         check_output_dir(out, resume=resume, overwrite=overwrite)  # another process may have begun one meanwhile
         tables = {run.name: _table(recipe, run, out) for run in runs}
         if not overwrite:
+            refuse_other_start(out, start)
             _refuse_changed(recipe, tables, out, allow)
-        claim_output_dir(out, list(tables), overwrite=overwrite)
+        claim_output_dir(out, list(tables), start, overwrite=overwrite)
         recipes = _write_recipes(tables, out)
         sets = [part for text in overrides for part in ("--set", text)]
         flags = [part for key in allow for part in ("--allow-change", key)]
         where = [] if executor == "local" else ["--executor", executor]
+        begin = [] if source is None else ["--init", str(source)]
         where += [] if ray_address is None else ["--ray-address", ray_address]
-        again = ["freerun", "compare", str(recipe_path), *sets, "--out", str(out), "--resume", *flags, *where]
+        again = ["freerun", "compare", str(recipe_path), *sets, *begin, "--out", str(out), "--resume"]
+        again += [*flags, *where]
         report = task_report(recipe_table(recipe))
         display = progress_for(recipe.train.updates, runs=len(runs), visible=progress)
         listed = sorted(runs, key=lambda run: (settings.arms.index(run.arm), settings.seeds.index(run.seed)))
@@ -185,17 +203,24 @@ def compare(
 
         for line in (*selection_note(recipe), *machines.header, design()):
             display.note(line)
-        _run_all(_Work(recipe, out, recipes, machines, shlex.join(again), report, flags, design), runs, display)
-        content = results.collect(recipe_table(recipe), listed, out)
+        _run_all(_Work(recipe, out, recipes, machines, shlex.join(again), report, flags, design, begin), runs, display)
+        content = results.collect(recipe_table(recipe), listed, out, start=start)
         results.write(content, out)
     return content
 
 
-def _check_start(recipe: Recipe, arms: Iterable[Arm]) -> None:
+def _start(init: Path, out: Path) -> Start:
+    check_init(init, out)
+    if out.resolve() in init.parents:
+        raise UserError(f"--init {init} lies in --out {out}, which the comparison writes: give another --out")
+    return {"run": init.name, "weights": digest(init)}
+
+
+def _check_start(recipe: Recipe, arms: Iterable[Arm], init: Path | None) -> None:
     """Raise what every run, or one of these arms, would stumble over, before anything is removed or made."""
     data = build_data(recipe.data, recipe.model)
     model, task = build_model(recipe, data), build_task(recipe, data)
-    preflight(model, task, recipe.train)
+    preflight(model, task, recipe.train, init)
     problems: list[str] = []
     for arm in arms:
         try:
@@ -251,6 +276,7 @@ class _Work:
     report: TaskReport
     flags: list[str]
     design: Callable[[], str]
+    begin: list[str] = field(default_factory=list)
     finished: set[str] = field(default_factory=set)
     running: list[Job] = field(default_factory=list)
     followers: dict[str, Follower] = field(default_factory=dict)
@@ -261,7 +287,7 @@ class _Work:
 
     def command(self, run: PlannedRun) -> list[str]:
         command = ["-m", "freerun", "train", str(self.recipes[run.name].resolve())]
-        command += ["--out", str(self.folder(run).resolve())]
+        command += ["--out", str(self.folder(run).resolve()), *self.begin]
         # what is left of one that was lost may be writing its first checkpoint
         started = run.name in self.losses or (self.folder(run).exists() and any(self.folder(run).iterdir()))
         return [*command, "--resume", *self.flags] if started else command

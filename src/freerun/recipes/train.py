@@ -67,7 +67,7 @@ def run_recipe(
     def look() -> None:
         check_folder(folder, resume=resume, overwrite=overwrite, table=table)
         if source is not None:
-            _check_init(source, folder)
+            check_init(source, folder)
         if resume:
             _refuse_changed(folder, table, keys, allow)
 
@@ -145,7 +145,8 @@ def without_paths(table: Mapping[str, Any]) -> dict[str, Any]:
     return {**table, "method": stripped}
 
 
-def _check_init(init: Path, folder: Path) -> None:
+def check_init(init: Path, folder: Path) -> None:
+    """Refuse what is no folder of a run with weights, or is the folder that is written to."""
     if init.resolve() == folder.resolve():
         raise UserError(
             f"--init {init}: a run cannot begin with the weights of the folder it is written to\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Collection
 from contextlib import ExitStack
@@ -22,7 +21,6 @@ from freerun.training import checkpoint, weights
 from freerun.training.changes import check_allow, section_keys
 from freerun.training.checkpoint import Saved, TrainObjects, TrainState, newest, restore
 from freerun.training.fed import record_fed, time_gold
-from freerun.training.files import opened
 from freerun.training.log import Board, Metrics, Progress, Unwritten, board_class, progress_for
 from freerun.training.memory import check_memory
 from freerun.training.optim import Ema, Needed, make_optimizer
@@ -306,11 +304,7 @@ def identity_of(job: Job) -> dict[str, Any]:
         "recipe": job.recipe or {},
     }
     if job.init is not None:
-        path = job.init / "model" / weights.WEIGHTS
-        if not path.is_file():
-            raise CheckpointError(f"init: {path} is missing: not the folder of a run that has been evaluated")
-        with opened(path) as file:
-            identity["init"] = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        identity["init"] = weights.digest(job.init)
     return identity
 
 

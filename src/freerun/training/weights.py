@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -251,6 +252,15 @@ def start_from(run: Path, model: Module, describe: dict[str, Any]) -> None:
         own = specs_of(_own(model))
         load_weights(model, read_tensors(stored, WEIGHTS, lambda specs: misfits(specs, own)), f"{run}/model")
     refuse_not_finite(model, run)
+
+
+def digest(run: Path) -> str:
+    """Return what a run's best weights are known by."""
+    path = run / "model" / WEIGHTS
+    if not path.is_file():
+        raise CheckpointError(f"init: {path} is missing: not the folder of a run that has been evaluated")
+    with opened(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def refuse_other_vocabularies(run: Path, theirs: Mapping[str, Any], describe: dict[str, Any]) -> None:
