@@ -16,11 +16,13 @@ from builders import (
     language_model,
     prompted,
     ragged,
+    raises,
     refused,
     seq2seq,
     transformer,
 )
 from freerun.keys import fold
+from freerun.training.memory import peak_bytes
 from oracles import coins, full_prefix
 from oracles_distil import distilled
 
@@ -185,6 +187,78 @@ def test_a_schedule_goes_from_gold_to_own(gate):
     method = fr.gkd(falling, gate=gate, teacher=other(model))
     shares = [method.run(model, batch, step, KEY).report["replaced"] for step in (0, 10)]
     assert shares == [0, int(batch.replaceable.sum())]
+
+
+class Wide(torch.nn.Module):
+    """A large vocabulary behind little else; without halves, and with the outputs time by time."""
+
+    def __init__(self, seed: int, vocab: int = 256) -> None:
+        super().__init__()
+        g = torch.Generator().manual_seed(seed)
+        self.before = torch.nn.Parameter(torch.randn(vocab + 1, 2, generator=g, dtype=torch.float64))
+        self.after = torch.nn.Parameter(torch.randn(2, vocab, generator=g, dtype=torch.float64))
+
+    def read(self, batch: fr.Batch) -> torch.Tensor:
+        return self.before[torch.nn.functional.pad(batch.history[:, :-1], (1, 0), value=len(self.before) - 1)]
+
+    def forward(self, batch: fr.Batch) -> torch.Tensor:
+        return (self.read(batch).transpose(0, 1) @ self.after).transpose(0, 1)
+
+
+class WideHalves(Wide):
+    """The same function in halves."""
+
+    def hidden(self, batch: fr.Batch) -> torch.Tensor:
+        return self.read(batch)
+
+    def head(self, hidden: torch.Tensor) -> torch.Tensor:
+        return hidden @ self.after
+
+    def forward(self, batch: fr.Batch) -> torch.Tensor:
+        return self.head(self.hidden(batch))
+
+
+def jsd(student: torch.Tensor, teacher: torch.Tensor, beta: float) -> torch.Tensor:
+    """(n,) of logits whose probabilities are all above 0."""
+    s, t = student.softmax(-1), teacher.softmax(-1)
+    mixed = beta * t + (1 - beta) * s
+    return (beta * t * (t / mixed).log() + (1 - beta) * s * (s / mixed).log()).sum(-1)
+
+
+@pytest.mark.parametrize(("made", "teacher", "share", "times"), [
+    (Wide, WideHalves, 1.0, 2), (WideHalves, WideHalves, 1.0, 2), (Wide, WideHalves, 0.5, 2),
+    (WideHalves, WideHalves, 0.5, 1), (Wide, Wide, 1.0, 3),
+])  # fmt: skip
+def test_in_memory_are_the_logits_and_their_gradient_once(made, teacher, share, times, monkeypatch):
+    """A teacher without halves has its logits there too; gold's cross-entropy alone takes 3 times the logits."""
+    monkeypatch.setattr(gkd, "_CHUNK", 2048)
+    g = torch.Generator().manual_seed(0)
+    ids = torch.randint(256, (16, 64), generator=g)
+    batch = fr.Batch(ids, ids, torch.rand(16, 64, generator=g) < share)
+    model, known = made(0), teacher(1)
+    method = fr.gkd(1.0, beta=0.4, teacher=known)
+    found: list[torch.Tensor] = []
+
+    def update() -> None:
+        model.zero_grad()
+        found[:] = [method(model, batch, STEP, KEY)]
+        found[0].backward()
+
+    update()  # what is tried once of a new model
+    assert peak_bytes(update, torch.device("cpu")) < (times + 0.2) * ids.numel() * 256 * 8
+    ours = {name: weight.grad.clone() for name, weight in model.named_parameters()}
+    with torch.no_grad():
+        target = known(batch)[batch.mask]
+    naive = jsd(model(batch)[batch.mask], target, 0.4).mean()
+    assert found[0].item() == pytest.approx(naive.item(), rel=1e-10)
+    assert_same_gradients(ours, gradients(model, naive))
+
+
+def test_its_gradient_is_passed_on_once():
+    model, batch = transformer(), ragged()
+    loss = fr.gkd(1.0, teacher=other(model))(model, batch, STEP, KEY)
+    loss.backward(retain_graph=True)
+    raises(fr.errors.UserError, "a second backward through the same divergence from a teacher", loss.backward)
 
 
 class Bigram(torch.nn.Module):

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from freerun.batch import Batch
 from freerun.errors import UserError
 from freerun.methods.base import SHARED, Citation
-from freerun.methods.gkd import Teacher, counted_logits, summed_divergence
+from freerun.methods.gkd import Teacher, summed_divergence
 from freerun.methods.scheduled_sampling import ScheduledSampling
 from freerun.rollin import is_sharded
 from freerun.schedules import Schedule
@@ -78,8 +78,7 @@ class Consistency(ScheduledSampling):
         if alpha == 0 or self.value("teacher_forcing_ratio", step, key) >= 1:
             return outcome.made(report={"alpha": alpha, **outcome.report})
         more = {name: float(outcome.report[name]) + 1 for name in ("passes", "work")}
-        logits, index, weights = counted_logits(outcome.computed, outcome.fed)
-        penalty = alpha * summed_divergence(logits, Teacher(model).outputs(batch, index), weights)
+        penalty = alpha * summed_divergence(outcome.computed, batch, Teacher(model))[0]
         total = outcome.total + penalty.to(outcome.total.dtype)
         return outcome.made(total=total, report={"alpha": alpha, **outcome.report, **more})
 

@@ -23,7 +23,7 @@ from freerun.rollin import Engine, Replacement, forward, supports, unwrap
 from freerun.rollin.model import asking
 from freerun.types import Counted, Outcome, Split
 
-_CHUNK = 2**22
+_CHUNK = 2**20
 """Logits that are compared at once."""
 _NEAR = 10
 """Most likely symbols of student and teacher whose overlap is reported."""
@@ -78,18 +78,18 @@ class Teacher:
         split = supports(inner, Split)
         try:
             with torch.no_grad(), asking(inner, batch):
-                found = (inner.hidden(batch) if split else forward(inner, batch)).flatten(0, 1)
+                found = inner.hidden(batch) if split else forward(inner, batch)
         except IndexError as error:
             raise UserError(
                 f"the teacher ({type(inner).__name__}) was fed an id that its embedding does not have ({error}): it "
                 "and the student need the same symbols"
             ) from error
         if not split:
-            return lambda begin, end: found.index_select(0, index[begin:end])
+            return lambda begin, end: found[_places(found, index[begin:end])]
 
         def some(begin: int, end: int) -> Tensor:
             with torch.no_grad(), asking(inner, batch):
-                return inner.head(found.index_select(0, index[begin:end]))
+                return inner.head(found[_places(found, index[begin:end])])
 
         return some
 
@@ -192,11 +192,10 @@ class GKD(ScheduledSampling):
 
     def finish(self, outputs: Tensor | Counted, fed: Batch, report: dict[str, float | str]) -> Outcome:
         """The divergence from the teacher after the same history, at the positions that count."""
-        logits, index, weights = counted_logits(outputs, fed)
-        part = _Part(self.beta, self.temperature, self.teacher.outputs(fed, index), weights)
-        total = cast(Tensor, _Summed.apply(logits, part))
-        count = total.new_tensor(len(index)) if weights is None else weights.sum().to(total.dtype)
-        counts = {"support_common": part.common, "support_of": len(index) * min(_NEAR, logits.shape[1])}
+        total, part = summed_divergence(outputs, fed, self.teacher, self.beta, self.temperature)
+        number, weights = len(part.index), part.weights
+        count = total.new_tensor(number) if weights is None else weights.sum().to(total.dtype)
+        counts = {"support_common": part.common, "support_of": number * min(_NEAR, outputs.shape[-1])}
         return Outcome(total, count, cast(Tensor, outputs), fed, {**report, **counts, "teacher_passes": 1})
 
 
@@ -219,19 +218,24 @@ def width_problem(student: int, teacher: int, symbols: int | None = None) -> str
     return f"{problem}\n  help: the vocabulary has {symbols} and the rows beyond are padding: {cut}, then save it"
 
 
-def counted_logits(outputs: Tensor | Counted, fed: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
-    """(n, vocab) logits at the positions that count, (n,) these in the flattened batch, and their weights."""
+def summed_divergence(
+    outputs: Tensor | Counted, fed: Batch, teacher: Teacher, beta: float = 0.0, temperature: float = 1.0
+) -> tuple[Tensor, Divergences]:
+    """The weighted sum of the divergences from a teacher at the positions that count, and what was seen of them."""
     if isinstance(outputs, Counted):
-        logits, index = outputs.outputs, outputs.index
+        logits, index = outputs.outputs[None], outputs.index
+        own = torch.arange(len(index), device=index.device)
     else:
-        index = fed.mask.flatten().nonzero().squeeze(1)
-        logits = outputs.flatten(0, 1).index_select(0, index)
-    return logits, index, None if fed.weights is None else fed.weights.flatten().index_select(0, index)
+        logits, index = outputs, fed.mask.flatten().nonzero().squeeze(1)
+        own = index
+    weights = None if fed.weights is None else fed.weights.flatten().index_select(0, index)
+    part = Divergences(beta, temperature, own, weights)
+    return cast(Tensor, _Summed.apply(logits, part, teacher.outputs(fed, index))), part
 
 
-def summed_divergence(logits: Tensor, teacher: Callable[[int, int], Tensor], weights: Tensor | None) -> Tensor:
-    """``sum_t w_t KL(P_T || P_S)`` of (n, vocab) student logits and what ``Teacher.outputs`` returns."""
-    return cast(Tensor, _Summed.apply(logits, _Part(0.0, 1.0, teacher, weights)))
+def _places(whole: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows and times of positions of the flattened batch: of outputs that lie time by time a flat one is a copy."""
+    return index // whole.shape[1], index % whole.shape[1]
 
 
 def divergence(student: Tensor, teacher: Tensor, beta: float) -> Tensor:
@@ -258,18 +262,25 @@ def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 
 @dataclass(eq=False)
-class _Part:
-    """The summed divergence of some positions from the teacher, and how far the likely symbols are the same."""
+class Divergences:
+    """Of some positions from the teacher, and how far the likely symbols are the same.
+
+    Args:
+        beta: as of ``divergence``.
+        temperature: by which the logits are divided.
+        index: (n,) the positions in the flattened outputs.
+        weights: (n,) of the positions.
+        common: likely symbols that student and teacher have in common, so far.
+    """
 
     beta: float
     temperature: float
-    teacher: Callable[[int, int], Tensor]
+    index: Tensor
     weights: Tensor | None
     common: int = 0
 
-    def __call__(self, student: Tensor, begin: int) -> Tensor:
-        end = begin + len(student)
-        teacher = self.teacher(begin, end)
+    def __call__(self, student: Tensor, teacher: Tensor, begin: int) -> Tensor:
+        """The sum over the positions from ``begin`` on, of logits (k, vocab)."""
         if teacher.shape != student.shape:
             raise UserError(width_problem(student.shape[-1], teacher.shape[-1]))
         wide = torch.promote_types(torch.promote_types(student.dtype, teacher.dtype), torch.float32)
@@ -277,31 +288,42 @@ class _Part:
         near = min(_NEAR, student.shape[1])
         likely, of_teacher = (logits.detach().topk(near).indices for logits in (student, teacher))
         self.common += int((likely[:, :, None] == of_teacher[:, None, :]).sum())
-        return (each if self.weights is None else each * self.weights[begin:end].to(wide)).sum()
+        return (each if self.weights is None else each * self.weights[begin : begin + len(student)].to(wide)).sum()
 
 
 class _Summed(torch.autograd.Function):
-    """A sum over positions and its gradient, some positions at a time: of the logits' size is the gradient alone."""
+    """A sum over positions and its gradient, some positions at a time.
+
+    In memory are beside the outputs their gradient, once, and temporaries of ``_CHUNK`` logits.
+    """
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, part: _Part) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(ctx: Any, outputs: Tensor, part: Divergences, teacher: Callable[[int, int], Tensor]) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """(batch, time, vocab) -> scalar, at least float32."""
         needed = ctx.needs_input_grad[0]
-        gradient = torch.zeros_like(logits) if needed else None
-        total = logits.new_zeros((), dtype=torch.promote_types(logits.dtype, torch.float32))
-        size = max(1, _CHUNK // logits.shape[1])
-        for begin in range(0, len(logits), size):
-            some = logits[begin : begin + size].detach().requires_grad_(needed)
+        gradient = torch.zeros_like(outputs) if needed else None
+        total = outputs.new_zeros((), dtype=torch.promote_types(outputs.dtype, torch.float32))
+        size = max(1, _CHUNK // outputs.shape[-1])
+        for begin in range(0, len(part.index), size):
+            places = _places(outputs, part.index[begin : begin + size])
+            some = outputs[places].detach().requires_grad_(needed)
             with torch.set_grad_enabled(needed):
-                summed = part(some, begin)
+                summed = part(some, teacher(begin, begin + len(some)), begin)
             if gradient is not None:
-                gradient[begin : begin + size] = torch.autograd.grad(summed, some)[0]
+                gradient[places] = torch.autograd.grad(summed, some)[0]
             total += summed.detach()
         ctx.gradient = gradient
         return total
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        return ctx.gradient * grads[0].to(ctx.gradient.dtype), None
+        gradient, ctx.gradient = ctx.gradient, None
+        if gradient is None:  # it lies where the first backward has put it, multiplied
+            raise UserError(
+                "a second backward through the same divergence from a teacher: its gradient is in memory once, and "
+                "was passed on by the first; add up what is to be differentiated, or run the method again"
+            )
+        return gradient.mul_(grads[0]), None, None
 
 
 gkd = GKD
