@@ -91,6 +91,9 @@ def test_attention_is_by_row_in_a_padded_grid_and_causal_where_each_costs_least(
     }  # fmt: skip
     longest = [end - start for each in seen for _, start, end, _, _ in each.pieces or ()]
     assert max(longest) == 128  # the gap of 145 is cut
+    # the last layer goes on with one input of each row
+    assert all((each.last is None) == (each.longest == 1) for each in seen)
+    assert all(len(each.last[0]) == each.last[1].rows == each.rows for each in seen if each.last)
 
 
 def test_a_plan_reads_every_input_once_in_as_few_calls_as_can_be():

@@ -334,8 +334,8 @@ class Planned(Cached, Protocol):
     """A Cached model that reads faster where all calls are known beforehand.
 
     ``reader(batch, calls)``: a function of the number of a call and its entries, (n, ...) in the order of
-    ``Calls.index`` (at the start any), which returns the hidden vectors (n, size) after each; called for 0, 1, ... in
-    turn. None where the model cannot.
+    ``Calls.index`` (at the start any), which returns the hidden vectors (rows, size) after the last of each row that
+    reads any; called for 0, 1, ... in turn. None where the model cannot.
     """
 
     def reader(self, batch: Batch, calls: Calls) -> Callable[[int, Tensor], Tensor] | None: ...

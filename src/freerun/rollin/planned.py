@@ -40,7 +40,7 @@ def planned_roll_in(model: Any, batch: Batch, replacement: Replacement, engine: 
         hidden = read(n, parts[n])
         if numbers.numel() == 0:
             continue
-        all_of_them = len(at) == len(hidden)  # each predicts an own entry
+        all_of_them = len(at) == len(hidden)  # every row predicts an own entry
         hidden = hidden if all_of_them else hidden.index_select(0, at)
         own = replacement.choose(hidden, model.head, numbers, history).to(history.dtype)
         entries.index_copy_(0, after, own)
@@ -93,15 +93,14 @@ class _Plan:
         return high
 
     def _own(self, last: Tensor, call: Tensor, rank: Tensor, counts: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """For each call its own entries' numbers, which of its inputs predict them, and which inputs they are."""
+        """For each call its own entries' numbers, which of its rows predict them, and which inputs they are."""
         flat = counts.flatten()
         ends = flat.cumsum(0)
         cell = call[last] * counts.shape[1] + rank
         order = cell.argsort()
         cell, self.numbers = cell[order], self.numbers[order]
         decided = (cell // counts.shape[1]).bincount(minlength=len(counts)).tolist()
-        before = (ends.view_as(counts)[:, -1] - counts.sum(1))[cell // counts.shape[1]]
-        at = ends[cell] - 1 - before
+        at = cell % counts.shape[1]
         # the first input of the row's next piece; after its last the entry is fed to nobody and goes to a spare input
         following = cell + counts.shape[1]
         fed = (following < len(flat)) & (flat[following.clamp_max(len(flat) - 1)] > 0)

@@ -87,17 +87,21 @@ class _Layer:
             cross: Any = block.cross
             self.cross_norm, self.query, self.cross_out = norm(block.cross_norm), linear(cross.query), linear(cross.out)
 
-    def read(self, x: Tensor, at: _Call) -> Tensor:
-        """(n, size) inputs of a call -> the same, as ``Block.read``."""
-        return self.feed(self.attention(x, at))
+    def read(self, x: Tensor, at: _Call, last: bool) -> Tensor:
+        """(n, size) inputs of a call -> the same, as ``Block.read``; or (rows, size), of each row's last input."""
+        return self.feed(self.attention(x, at, last))
 
-    def attention(self, x: Tensor, at: _Call) -> Tensor:
+    def attention(self, x: Tensor, at: _Call, last: bool) -> Tensor:
         """``x`` and attention to what was read, and to the source."""
         parts = self.project(self.norm(x)).view(len(x), 3 * self.heads, self.width)
         if at.turn is not None:
             _rotate(parts[:, : 2 * self.heads], at.turn)
         self.flat.index_copy_(0, at.slots, parts[:, self.heads :].reshape(-1, self.width))
-        x = self.out.added(x, at.attend(parts[:, : self.heads], self.store[0], self.store[1]))
+        query = parts[:, : self.heads]
+        if last and at.last is not None:  # keys and values of the others are all that is needed of them
+            ends, at = at.last
+            x, query = x.index_select(0, ends), query.index_select(0, ends)
+        x = self.out.added(x, at.attend(query, self.store[0], self.store[1]))
         if self.source is None:
             return x
         memory, mask = self.source
@@ -141,6 +145,7 @@ class _Call:
     mask: Tensor | None  # (rows, 1, longest, keys) of the grid
     causal: bool  # the grid is a square of inputs from the first one on
     pieces: list[tuple[int, int, int, int, Tensor | None]] | None  # row, first and last query, keys, mask
+    last: tuple[Tensor, _Call] | None = None  # (rows,) each row's last input, and how they attend; None: they are all
 
     def attend(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """(n, heads, width) queries, (rows, heads, capacity, width) keys and values -> (n, heads * width)."""
@@ -192,13 +197,24 @@ class _Plan:
         self.grids = (calls.rows * longest + index - begins).split(sizes)
         # row s of ``seen`` is what the input at index capacity - s may attend to
         self.index, self.at = index.split(sizes), (self.capacity - index).split(sizes)
+        self.ends = (calls.counts.cumsum(1) - 1).unbind()
         allowed = torch.arange(2 * self.capacity + 1, device=device) <= self.capacity
         self.seen = like.new_zeros(len(allowed)).masked_fill_(~allowed, -torch.inf).unfold(0, self.capacity, 1)
 
     def call(self, n: int) -> _Call:
         """The n-th call."""
         counts = [count for count in self.counts[n] if count]
-        rows, longest, at, starts = len(counts), max(counts), self.at[n], self.begins[n][: len(counts)]
+        starts = self.begins[n][: len(counts)]
+        laid = self._laid(n, counts, starts, self.at[n])
+        if laid.longest > 1:
+            ends = self.ends[n][: laid.rows]
+            starts = [start + count - 1 for start, count in zip(starts, counts, strict=True)]
+            laid.last = ends, self._laid(n, [1] * laid.rows, starts, self.at[n].index_select(0, ends))
+        return laid
+
+    def _laid(self, n: int, counts: list[int], starts: list[int], at: Tensor) -> _Call:
+        """So many inputs of each row, from where they start."""
+        rows, longest = len(counts), max(counts)
         reach = [start + count for start, count in zip(starts, counts, strict=True)]
         keys, causal = max(reach), longest > 1 and not any(starts)
         grid = None if rows * longest == len(at) else self.grids[n]
@@ -254,7 +270,7 @@ class PlannedReader:
         self.learned = None if learned is None else learned.weight
 
     def __call__(self, n: int, entries: Tensor) -> Tensor:
-        """The hidden vectors (inputs of call n, size) after entries (inputs,); those of the start may be any."""
+        """The hidden vectors (rows, size) after the last entry of each row; entries (inputs,), at the start any."""
         at, x = self.plan.call(n), self.decoder.embed(entries)
         if n == 0:
             x[self.plan.index[0] == 0] = self.decoder.start_vector.to(x.dtype)
@@ -262,5 +278,5 @@ class PlannedReader:
             x = x + F.embedding(self.plan.index[n], self.learned)
         with torch.inference_mode():
             for layer in self.layers:
-                x = layer.read(x, at)
+                x = layer.read(x, at, layer is self.layers[-1])
             return self.norm(x)
