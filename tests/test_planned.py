@@ -136,6 +136,9 @@ def test_what_a_person_changed_in_a_model_is_what_is_rolled_in():
         old = model.blocks[1].attention.project
         model.blocks[1].attention.project = nn.Sequential(old, nn.Linear(48, 48).double())
 
+    def looked_up(model):  # in no table: what a hook does may depend on more than the symbol
+        model.embedding.register_forward_hook(lambda module, inputs, output: output * 3)
+
     def pruned(model):
         prune.random_unstructured(model.blocks[0].feed.enter, "weight", 0.5)
 
@@ -155,7 +158,7 @@ def test_what_a_person_changed_in_a_model_is_what_is_rolled_in():
     keep = fr.gates.resolve("token")(batch, 0.5, 3)
     replacement = Replacement.of(batch, keep, Sample(), 7)
     plain = roll_in(model_of(), batch, replacement, "jacobi").history
-    for change in (hooked, exchanged, pruned, parametrized, patched, doubled):
+    for change in (hooked, looked_up, exchanged, pruned, parametrized, patched, doubled):
         model = model_of()
         assert torch.equal(roll_in(model, batch, replacement, "window").history, plain)  # before: planned
         change(model)
@@ -163,6 +166,19 @@ def test_what_a_person_changed_in_a_model_is_what_is_rolled_in():
         assert not torch.equal(expected, plain), change.__name__
         for engine in ("window", "step", "auto"):
             assert torch.equal(roll_in(model, batch, replacement, engine).history, expected), (change.__name__, engine)
+
+
+@pytest.mark.parametrize(("vocab", "lookups"), [(11, 1), (2000, None)])
+def test_symbols_are_looked_up_once_where_they_are_fewer_than_the_inputs(vocab, lookups):
+    torch.manual_seed(3)
+    model, batch = TransformerLM(vocab, size=16, layers=2, heads=2).double(), batch_of(time=40)
+    replacement = Replacement.of(batch, fr.gates.resolve("token")(batch, 0.5, 3), Sample(), 7)
+    expected, seen = roll_in(model, batch, replacement, "jacobi").history, []
+    model.embed = lambda entries: seen.append(len(entries)) or model.embedding(entries)
+    for engine in ("window", "step"):
+        seen.clear()
+        assert torch.equal(roll_in(model, batch, replacement, engine).history, expected)
+        assert len(seen) == lookups if lookups else len(seen) > 10
 
 
 def test_planned_roll_ins_leave_weights_and_gradients_alone():

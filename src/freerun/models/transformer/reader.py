@@ -14,7 +14,9 @@ from torch.nn.modules import module as hooks
 from freerun.models.transformer.layers import Block, CrossAttention, FeedForward, Memory, SelfAttention
 from freerun.types import Calls
 
-_PLAIN = (Block, SelfAttention, CrossAttention, FeedForward, nn.Linear, nn.RMSNorm, nn.LayerNorm, nn.Dropout)
+_PLAIN = (
+    Block, SelfAttention, CrossAttention, FeedForward, nn.Linear, nn.RMSNorm, nn.LayerNorm, nn.Dropout, nn.Embedding
+)  # fmt: skip
 _CALL, _KEY, _BLOCK = 115_000, 4, 128
 """One call of attention costs as much as so many (query, key) pairs of width 1; reading a key as much as so many
 queries; and longer runs of queries are cut at so many."""
@@ -87,13 +89,20 @@ class _Layer:
             cross: Any = block.cross
             self.cross_norm, self.query, self.cross_out = norm(block.cross_norm), linear(cross.query), linear(cross.out)
 
-    def read(self, x: Tensor, at: _Call, last: bool) -> Tensor:
-        """(n, size) inputs of a call -> the same, as ``Block.read``; or (rows, size), of each row's last input."""
-        return self.feed(self.attention(x, at, last))
+    def read(self, x: Tensor, at: _Call, last: bool, parts: Tensor | None = None) -> Tensor:
+        """(n, size) inputs of a call -> the same, as ``Block.read``; or (rows, size), of each row's last input.
 
-    def attention(self, x: Tensor, at: _Call, last: bool) -> Tensor:
+        ``parts``: ``self.parts(x)``, where they are there.
+        """
+        return self.feed(self.attention(x, self.parts(x) if parts is None else parts, at, last))
+
+    def parts(self, x: Tensor) -> Tensor:
+        """(n, 3 * size) queries, keys and values."""
+        return self.project(self.norm(x))
+
+    def attention(self, x: Tensor, parts: Tensor, at: _Call, last: bool) -> Tensor:
         """``x`` and attention to what was read, and to the source."""
-        parts = self.project(self.norm(x)).view(len(x), 3 * self.heads, self.width)
+        parts = parts.view(-1, 3 * self.heads, self.width)
         if at.turn is not None:
             _rotate(parts[:, : 2 * self.heads], at.turn)
         self.flat.index_copy_(0, at.slots, parts[:, self.heads :].reshape(-1, self.width))
@@ -105,7 +114,7 @@ class _Layer:
         if self.source is None:
             return x
         memory, mask = self.source
-        query = self.query(self.cross_norm(x)).view(len(x), self.heads, self.width)
+        query = self.query(self.cross_norm(x)).view(-1, self.heads, self.width)
         return self.cross_out.added(x, at.look(query, *memory, mask))
 
     def feed(self, x: Tensor) -> Tensor:
@@ -268,15 +277,31 @@ class PlannedReader:
         self.plan = _Plan(calls, shape.heads, shape.width, like, turn)
         self.norm = _Norm(decoder.norm, like.device.type == "cpu" and not torch.is_autocast_enabled(like.device.type))
         self.learned = None if learned is None else learned.weight
+        few = learned is None and decoder.target_vocab < len(calls.rows) and is_plain([decoder.embedding])
+        self.table = self._table() if few else None
+
+    def _table(self) -> tuple[Tensor, Tensor]:
+        """All symbols, behind them the start, and what the first layer makes of each before it attends."""
+        start = self.decoder.start_vector[None]
+        every = self.decoder.embed(torch.arange(self.decoder.target_vocab, device=start.device))
+        every = torch.cat([every, start.to(every.dtype)])
+        return every, self.layers[0].parts(every)
+
+    def _entered(self, n: int, entries: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What the first layer reads, and its parts where they are there."""
+        starts = self.plan.index[0] == 0 if n == 0 else None
+        if self.table is not None:
+            entries = entries if starts is None else entries.masked_fill(starts, self.decoder.target_vocab)
+            return self.table[0].index_select(0, entries), self.table[1].index_select(0, entries)
+        x = self.decoder.embed(entries)
+        if starts is not None:
+            x[starts] = self.decoder.start_vector.to(x.dtype)
+        return x if self.learned is None else x + F.embedding(self.plan.index[n], self.learned), None
 
     def __call__(self, n: int, entries: Tensor) -> Tensor:
         """The hidden vectors (rows, size) after the last entry of each row; entries (inputs,), at the start any."""
-        at, x = self.plan.call(n), self.decoder.embed(entries)
-        if n == 0:
-            x[self.plan.index[0] == 0] = self.decoder.start_vector.to(x.dtype)
-        if self.learned is not None:
-            x = x + F.embedding(self.plan.index[n], self.learned)
+        at, (x, parts) = self.plan.call(n), self._entered(n, entries)
         with torch.inference_mode():
             for layer in self.layers:
-                x = layer.read(x, at, layer is self.layers[-1])
+                x, parts = layer.read(x, at, layer is self.layers[-1], parts), None
             return self.norm(x)
