@@ -32,6 +32,7 @@ NEEDS_PATH = (
     "g2p-sigmorphon",
     "many-series",
     "remedies-translate",
+    "remedies-distil",
     "remedies-words",
     "translate",
 )
