@@ -212,3 +212,14 @@ def test_an_optimizer_without_the_discriminator_is_refused():
             alone.step()
 
     refused("has had a gradient in three updates and was never changed", loop)
+
+
+def test_a_discriminator_that_is_trained_now_and_then_is_not_taken_for_one_left_out():
+    model, batch = BACKENDS["gru"]()
+    method = fr.professor_forcing(size=3)
+    optimizer = torch.optim.SGD([*model.parameters(), *method.modules(model, batch, KEY).parameters()], lr=0.01)
+    for step in range(12):
+        optimizer.zero_grad()
+        method(model, batch, step=step, key=KEY).backward()
+        optimizer.step()
+        method.updated({"discriminator_accuracy": step % 2})

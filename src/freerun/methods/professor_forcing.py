@@ -257,13 +257,14 @@ class ProfessorForcing(TransformMethod):
             return
         now = torch.stack([weight.detach().flatten()[0] for weight in judge.parameters()])
         before = memory.get("weights")
-        still = memory.get("still", 0) + 1 if before is not None and torch.equal(now, before) else 0
+        # updates with a gradient since the weights last moved
+        still = memory.get("still", 0) if before is not None and torch.equal(now, before) else 0
         if still == 3:
             raise UserError(
                 f"the discriminator of {self.name} has had a gradient in three updates and was never changed: give the "
                 "optimizer [*model.parameters(), *method.modules(model, batch, key).parameters()]"
             )
-        memory |= {"weights": now, "still": still if train else memory.get("still", 0)}
+        memory |= {"weights": now, "still": still + train}
 
     def _open(self, step: int) -> tuple[bool, bool]:
         """Whether the discriminator is trained, and whether the model is to fool it, by the update before."""
