@@ -28,6 +28,7 @@ QUICK = [
     "transformer-fsdp",
     "values-ddp",
     "running-ddp",
+    "following-ddp",
     "cut-fsdp",
     "stopped-fsdp",
     "broken-ddp",
@@ -73,7 +74,7 @@ def assert_same_run(two: Path, one: Path, but: str = "") -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["recurrent-ddp", "transformer-fsdp", "values-ddp", "running-ddp", "cut-fsdp", "owning-ddp"]
+    "name", [name for name in QUICK if name.partition("-")[0] not in ("stopped", "broken", "diverged")]
 )
 def test_two_processes_make_the_run_of_one(quick, tmp_path, name):
     """With dropout, accumulation, clipping, weight decay, averaging, and a last batch too small for both."""
