@@ -21,6 +21,10 @@ _CALL, _KEY, _BLOCK = 115_000, 4, 128
 """One call of attention costs as much as so many (query, key) pairs of width 1; reading a key as much as so many
 queries; and longer runs of queries are cut at so many."""
 
+_TURNED = 2**20
+"""Weights of so many numbers are read fastest by a product of few rows where they lie transposed; of more, as they
+are."""
+
 
 def is_plain(parts: list[nn.Module]) -> bool:
     """Whether layers compute what their classes define: no hook, no exchanged part or method, in evaluation mode."""
@@ -59,10 +63,12 @@ class _Linear:
             parts = [each if each is None else each.to(dtype) for each in parts]
         self.weight, self.bias = parts
         # what is added to the stream is added by the product itself; autocast would add in its own precision
-        self.turned = None if dtype is not None or self.bias is not None else self.weight.t()
+        self.turned: Tensor | None = None if dtype is not None or self.bias is not None else self.weight.t()
+        if self.turned is not None and self.turned.is_cpu and self.turned.numel() <= _TURNED:
+            self.turned = self.turned.contiguous()
 
     def __call__(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.bias)
+        return F.linear(x, self.weight, self.bias) if self.turned is None else torch.mm(x, self.turned)
 
     def added(self, stream: Tensor, x: Tensor) -> Tensor:
         """``stream + self(x)``, where it can in the stream's place."""
