@@ -16,7 +16,7 @@ from freerun.errors import CheckpointError
 from freerun.training.weights import unpack
 from hf_trainer_world import WORLDS, make
 from test_run_folder import killed_at
-from training_world import fingerprints, train
+from training_world import fingerprints, make_task, train
 
 METHOD = "method.safetensors"
 
@@ -102,3 +102,32 @@ def test_hugging_face_trainers_keep_it(tmp_path, smoothing):
     raises(CheckpointError, r"freerun_method.safetensors: the state of counting cannot be read", run, str(path.parent))
     path.unlink()
     raises(CheckpointError, r"freerun_method.safetensors: the state of counting cannot be read", run, str(path.parent))
+
+
+def priced(kind: str) -> Any:
+    """Costs of one name and another text."""
+    if kind == "length":
+
+        def cost(ids: Any, gold: Any) -> float:
+            return float(abs(len(ids) - len(gold)))
+    else:
+
+        def cost(ids: Any, gold: Any) -> float:
+            return float(ids != gold)
+
+    return cost
+
+
+def test_a_cost_of_the_same_name_and_another_text_is_named_where_a_run_goes_on(tmp_path):
+    task = make_task()
+    end = task.end(task.data)
+
+    def method(kind: str) -> Any:
+        return fr.minimum_risk(priced(kind), num_samples=2, margin=0, end=end)
+
+    assert repr(method("length")) == repr(method("equal"))
+    killed_at(12, lambda: train(tmp_path / "run", method=method("length")))
+    message = r"method\.cost\.code: the checkpoint has \w{8}, this run \w{8}\n  help: .*--allow-change method$"
+    raises(CheckpointError, message, train, tmp_path / "run", method=method("equal"), resume=True)
+    killed_at(3, lambda: train(tmp_path / "run", method=method("length"), resume=True))
+    train(tmp_path / "run", method=method("equal"), resume=True, allow=["method"])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import inspect
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any, Self, cast
 
 from freerun.errors import UserError, display, refuse, visible, whole
@@ -432,6 +433,31 @@ def lasting(text: str) -> str:
     'dagger(expert=<function expert>)'
     """
     return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
+
+
+def code_digest(function: Any) -> str | None:
+    """The beginning of a hash of the text of a function, or of an object's class and repr; None where there is none.
+
+    What it calls or closes over has no part, and what freerun defines has none: another version may have other text.
+
+    >>> code_digest(len) is None
+    True
+    """
+    if isinstance(function, partial):
+        text = f"{code_digest(function.func)} {lasting(repr(function))}"
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+    routine = inspect.isroutine(function)
+    own = function if routine else type(function)
+    if str(own.__module__).partition(".")[0] == __name__.partition(".")[0]:
+        return None
+    try:
+        text = inspect.getsource(own)
+    except (OSError, TypeError):  # typed at a prompt, or no Python
+        code = getattr(own, "__code__", None)
+        if code is None:
+            return None
+        text = f"{code.co_code.hex()} {lasting(repr(code.co_consts))}"
+    return hashlib.sha256((text if routine else text + lasting(repr(function))).encode()).hexdigest()[:8]
 
 
 def brief(self: Any) -> str:

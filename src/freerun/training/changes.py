@@ -11,7 +11,7 @@ from typing import Any, NotRequired, TypedDict
 
 from freerun.errors import CheckpointError, UserError
 
-_NOTHING = "nothing"
+_NOTHING, _CODE = "nothing", ".code"
 
 RENAMED_KEYS = {
     "data.longest": "data.max_length",
@@ -29,6 +29,7 @@ class Identity(TypedDict):
     data: str
     recipe: dict[str, Any]
     init: NotRequired[str]
+    code: NotRequired[dict[str, str]]  # of functions among the method's arguments, whose repr is a name
 
 
 @dataclass(frozen=True)
@@ -163,9 +164,14 @@ def refuse_other(
     before, now = _named(theirs), _named(ours)
     if "init" not in now:  # the checkpoint's weights already come from there
         before.pop("init", None)
+    both = before.keys() & now.keys()  # an earlier version wrote no code
+    before, now = (
+        {key: value for key, value in each.items() if key in both or not key.endswith(_CODE)} for each in (before, now)
+    )
     changed = changes(before, now, keys)
     # a schedule over all updates follows from their number, where the method's own keys are known and compared
-    follows = any(key.startswith("method.") for key in before) and not any(key.endswith(".measured") for key in before)
+    own = [key for key in before if key.startswith("method.") and not key.endswith(_CODE)]
+    follows = bool(own) and not any(key.endswith(".measured") for key in before)
     moved = follows and any(change.key == "train.updates" for change in changed)
     left, advice = refused([change for change in changed if not (moved and change.key == "method")], allow)
     if left:
@@ -195,7 +201,8 @@ def _named(identity: Mapping[str, Any]) -> dict[str, Any]:
         key: value for key, value in flat(with_new_keys(identity.get("recipe", {}))).items()
         if key not in ("name", "seed") and not key.startswith(("train.", "compare."))
     }  # fmt: skip
-    named = flat(with_new_keys({key: value for key, value in identity.items() if key != "recipe"}))
+    named = flat(with_new_keys({key: value for key, value in identity.items() if key not in ("recipe", "code")}))
+    named |= {f"method.{name}{_CODE}": value for name, value in identity.get("code", {}).items()}
     if "train.seed" in named:
         named["seed"] = named.pop("train.seed")
     recipe.pop("data.path", None)  # data that were moved are the same: the fingerprint differs for others

@@ -5,13 +5,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Collection
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn import Module
 
+from freerun.arguments import code_digest
 from freerun.errors import CheckpointError, DivergedError, ResourceError, UserError, refuse
 from freerun.keys import fold
 from freerun.schedules import followed
@@ -305,7 +306,16 @@ def identity_of(job: Job) -> dict[str, Any]:
     }
     if job.init is not None:
         identity["init"] = weights.digest(job.init)
+    if code := _code_of(job.method):
+        identity["code"] = code
     return identity
+
+
+def _code_of(method: Any) -> dict[str, str]:
+    """Argument -> hash of its text, of functions and callable objects that are not freerun's."""
+    values = {f.name: getattr(method, f.name) for f in fields(method) if f.repr} if is_dataclass(method) else {}
+    found = {name: code_digest(each) for name, each in values.items() if callable(each)}
+    return {name: digest for name, digest in found.items() if digest is not None}
 
 
 def _train(run: Run) -> None:
