@@ -20,9 +20,10 @@ from builders import raises, refused
 from freerun import report
 from freerun.comparison import run as run_module
 from freerun.comparison.executors import Job, Processes
+from freerun.comparison.finished import compare_runs
 from freerun.comparison.plan import PlannedRun, plan, ready
 from freerun.comparison.results import collect, read, write
-from freerun.comparison.run import compare
+from freerun.comparison.run import compare, planned
 from freerun.comparison.verdict import sentence, table
 from freerun.errors import (
     CheckpointError,
@@ -591,17 +592,29 @@ def test_arms_go_on_from_one_model(tmp_path, finished):
         )
     results = compare(recipe, [], out, init=start, progress=False)
     known = hashlib.sha256((start / "model" / "model.safetensors").read_bytes()).hexdigest()[:16]
-    assert results["init"] == read(out)["init"] == {"run": "start", "weights": known}
-    assert "begin with the weights of start" in results["verdict"]["sentence"]
+    assert results["init"] == read(out)["init"] == known
+    assert "begin with the same trained weights" in results["verdict"]["sentence"]
+    folders = [out / "runs" / name for name in ("sampling-3", "token_noise-3")]
+    assert compare_runs(folders)["init"] == known  # what runs began with is theirs, and not the comparison's
+    cold = compare_runs([finished[1] / "runs" / "sampling-3", folders[0]])
+    assert any(f"init={known}" in run["label"] for run in cold["runs"])
+    assert "init" not in cold
+    assert known in planned(recipe, [], None, None, start)[-1]
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is missing"):
+        planned(recipe, [], None, None, tmp_path)
     begun = json.loads((start / "summary.json").read_text())["best"]["value"]
     for name in ("sampling-3", "token_noise-3"):
         first = next(each for each in events(out / "runs" / name) if each["event"] == "evaluate")
         assert (first["step"], first["free_running"]["per"]) == (0, begun)
     for another in (None, other):
-        with pytest.raises(UserError, match="begun with other weights: those of start"):
+        with pytest.raises(UserError, match=f"begun with other weights: those of the digest {known} there"):
             compare(recipe, [], out, init=another, resume=True, progress=False)
-    with pytest.raises(UserError, match="begun with other weights: new ones there, those of start"):
+    with pytest.raises(UserError, match="begun with other weights: new ones there, those of the digest"):
         compare(finished[0], [], finished[1], init=start, resume=True, progress=False)
+    (finished[1] / "comparison.json").rename(tmp_path / "marker")  # as it was before there were markers
+    with pytest.raises(UserError, match="begun with other weights: new ones there"):
+        compare(finished[0], [], finished[1], init=start, resume=True, progress=False)
+    (tmp_path / "marker").rename(finished[1] / "comparison.json")
     again = compare(recipe, [], out, init=start, resume=True, progress=False)
     assert again["verdict"] == results["verdict"]
 

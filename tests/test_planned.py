@@ -7,6 +7,7 @@ from torch.nn.utils import parametrizations, prune
 
 import freerun as fr
 from freerun.draws import Greedy, Sample
+from freerun.errors import UserError
 from freerun.keys import fold
 from freerun.models import TransformerLM, TransformerSeq2Seq
 from freerun.rollin import Replacement, roll_in
@@ -179,6 +180,15 @@ def test_symbols_are_looked_up_once_where_they_are_fewer_than_the_inputs(vocab, 
         seen.clear()
         assert torch.equal(roll_in(model, batch, replacement, engine).history, expected)
         assert len(seen) == lookups if lookups else len(seen) > 10
+
+
+def test_a_reader_of_vectors_for_every_input_is_refused():
+    """The contract that a reader of one's own may have been written for: it would predict from the wrong ones."""
+    model, batch = model_of(), batch_of(time=40)
+    replacement = Replacement.of(batch, fr.gates.resolve("token")(batch, 0.5, 3), Sample(), 7)
+    model.reader = lambda batch, calls: lambda n, entries: torch.zeros(len(entries), 16, dtype=torch.float64)
+    with pytest.raises(UserError, match="rows read: it must return one for each"):
+        roll_in(model, batch, replacement, "window")
 
 
 def test_planned_roll_ins_leave_weights_and_gradients_alone():

@@ -1,6 +1,7 @@
 """``fit`` from the outside: what it leaves, what it refuses, how it goes on."""
 
 import copy
+import hashlib
 import json
 import math
 import re
@@ -363,6 +364,11 @@ def test_warm_start_takes_the_best_weights(tmp_path, finished):
     first = json.loads((finished / "summary.json").read_text())
     assert lines(tmp_path / "run", "evaluate")[0]["free_running"] == first["best"]["free_running"]
     assert summary["test"]["free_running"] == first["test"]["free_running"]
+    begun = hashlib.sha256((finished / "model" / "model.safetensors").read_bytes()).hexdigest()[:16]
+    assert (summary["init"], first.get("init")) == (begun, None)
+    longer = changed(updates=2, warmup=0, lr=1e-9)
+    again = train(tmp_path / "run", longer, task=task, model=make_model(task), resume=True, allow=["train.updates"])
+    assert again["init"] == begun  # --resume does not need --init again
 
 
 def test_warm_starts_that_do_not_fit_are_explained(tmp_path, finished):

@@ -150,7 +150,7 @@ def _print_plan(recipe: str, overrides: Sequence[str], options: CompareOptions) 
     with loading():
         from freerun.comparison.run import planned
 
-    print_lines(*planned(recipe, overrides, options.out, options.workers))
+    print_lines(*planned(recipe, overrides, options.out, options.workers, options.init))
 
 
 def demo(out: Path | None, *, show: bool) -> None:

@@ -31,17 +31,10 @@ _FOLDERS = ("runs", "recipes", "logs", "hypotheses")
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
 
-class Start(TypedDict):
-    """The run whose best weights every run of a comparison begins with: its folder's name, what they are known by."""
-
-    run: str
-    weights: str
-
-
 class _Marker(TypedDict):
     kind: Literal["comparison"]
     runs: list[str]
-    init: NotRequired[Start]
+    init: NotRequired[str]
 
 
 @dataclass(frozen=True)
@@ -207,7 +200,7 @@ def _refuse_links(out: Path, names: Collection[str]) -> None:
     refuse_links([*(out / name for name in (MARKER, *_FILES, *_FOLDERS)), *(out / "runs" / name for name in names)])
 
 
-def claim_output_dir(out: Path, names: Collection[str], start: Start | None = None, *, overwrite: bool) -> None:
+def claim_output_dir(out: Path, names: Collection[str], init: str | None = None, *, overwrite: bool) -> None:
     """Write down which runs are the comparison's, and remove those of an earlier one if ``overwrite`` says so."""
     all_names = sorted({*(_recorded_runs(out) or ()), *names})
     _refuse_links(out, all_names)
@@ -215,10 +208,10 @@ def claim_output_dir(out: Path, names: Collection[str], start: Start | None = No
     clean(out / "recipes", lambda name: name.removesuffix(".toml") in all_names)
     probe(out)
     # before anything else: an interrupted removal must still be known as ours
-    _write_marker(out, all_names, start)
+    _write_marker(out, all_names, init)
     if overwrite:
         _clear(out, all_names)
-        _write_marker(out, sorted(names), start)
+        _write_marker(out, sorted(names), init)
 
 
 def _clear(out: Path, names: Collection[str]) -> None:
@@ -236,21 +229,22 @@ def _clear(out: Path, names: Collection[str]) -> None:
     remove_empty([*runs, *(out / name for name in _FOLDERS)])
 
 
-def _write_marker(out: Path, names: Collection[str], start: Start | None) -> None:
+def _write_marker(out: Path, names: Collection[str], init: str | None) -> None:
     content: dict[str, Any] = {"schema": 1, "kind": "comparison", "runs": list(names)}
-    content |= {} if start is None else {"init": start}
+    content |= {} if init is None else {"init": init}
     replace_file(out / MARKER, (json.dumps(content, indent=1) + "\n").encode())
 
 
-def refuse_other_start(out: Path, start: Start | None) -> None:
-    """Refuse to go on with a comparison whose finished runs began with other weights than those to come would."""
-    if not (out / MARKER).exists():
+def refuse_other_start(out: Path, init: str | None) -> None:
+    """Refuse to go on with a comparison whose runs began with other weights than those to come would."""
+    if _recorded_runs(out) is None:
         return
-    before = expect(read_json(out / MARKER, dict[str, Any]), _Marker, str(out / MARKER)).get("init")
-    if (before and before["weights"]) == (start and start["weights"]):
+    marker = read_json(out / MARKER, dict[str, Any]) if (out / MARKER).exists() else {}
+    before = marker.get("init")  # one from before markers had no other weights
+    if before == init:
         return
-    here, there = (f"those of {each['run']} ({each['weights']})" if each else "new ones" for each in (start, before))
-    help_line = f"give --init {before['run']}" if before else "leave out --init"
+    here, there = (f"those of the digest {each}" if each else "new ones" for each in (init, before))
+    help_line = "give the same run to --init" if before else "leave out --init"
     raise UserError(
         f"{out} was begun with other weights: {there} there, {here} now\n  help: {help_line}, or another --out"
     )

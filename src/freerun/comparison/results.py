@@ -12,7 +12,7 @@ import numpy as np
 
 from freerun.comparison import outputs, verdict
 from freerun.comparison.arms import ArmScores, Score, comparisons, summary
-from freerun.comparison.plan import PlannedRun, Role, Start, roles
+from freerun.comparison.plan import PlannedRun, Role, roles
 from freerun.comparison.statistics import ItemScore, Median, Pooled, Ratio, resample_counts
 from freerun.comparison.verdict import task_report
 from freerun.errors import CheckpointError, UserError
@@ -79,13 +79,12 @@ class _Results(TypedDict):
     comparisons: list[_Comparison]
     scores: dict[str, str]
     verdict: _Verdict
-    init: NotRequired[Start]
+    init: NotRequired[str]
 
 
 def collect(
-    recipe: Mapping[str, Any], runs: Sequence[PlannedRun], out: Path, folders: Mapping[str, Path] | None = None,
-    start: Start | None = None,
-) -> dict[str, Any]:  # fmt: skip
+    recipe: Mapping[str, Any], runs: Sequence[PlannedRun], out: Path, folders: Mapping[str, Path] | None = None
+) -> dict[str, Any]:
     """Return the content of results.json, from finished runs in ``out/runs``, or in the folders named."""
     where = {run.name: f"runs/{run.name}" if folders is None else str(folders[run.name]) for run in runs}
     summaries = {name: finished_summary(out / folder) for name, folder in where.items()}
@@ -96,20 +95,20 @@ def collect(
     records = [_record(run, known[run.arm.label], summaries[run.name] or {}, out / where[run.name]) for run in runs]
     records = [{**record, "folder": folder} for record, folder in zip(records, where.values(), strict=True)]
     _check_same_data(records)
-    return decided(recipe, records, _tested_items({name: out / folder for name, folder in where.items()}), start)
+    return decided(recipe, records, _tested_items({name: out / folder for name, folder in where.items()}))
 
 
 def decided(
-    recipe: Mapping[str, Any], records: Sequence[Mapping[str, Any]], tested: Sequence[Sequence[Mapping[str, Any]]],
-    start: Start | None = None,
-) -> dict[str, Any]:  # fmt: skip
+    recipe: Mapping[str, Any], records: Sequence[Mapping[str, Any]], tested: Sequence[Sequence[Mapping[str, Any]]]
+) -> dict[str, Any]:
     """Return the content of results.json, from a record of every run and its test items, in one order."""
     report, count = task_report(recipe), len(tested[0])
+    begun = {record.get("init") for record in records}
     arms, counts = _arms(records, tested, report), resample_counts(count) if count else []
     results: dict[str, Any] = {
         "schema": SCHEMA,
         "recipe": dict(recipe),
-        **({} if start is None else {"init": start}),
+        **({"init": begun.pop()} if len(begun) == 1 and None not in begun else {}),
         "test_items": count,
         "runs": list(records),
         "summary": [line for arm in arms for line in summary(arm, counts, report)],
@@ -179,7 +178,7 @@ def _record(run: PlannedRun, role: Role, summary: Mapping[str, Any], folder: Pat
         "role": role.name,
         "control_of": role.of,
         "has_items": (folder / "test-items.jsonl").exists(),
-        **({"changes": summary["changes"]} if "changes" in summary else {}),
+        **{name: summary[name] for name in ("init", "changes") if name in summary},
     }
 
 

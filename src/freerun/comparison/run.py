@@ -16,7 +16,6 @@ from freerun.comparison.design import could_see, finished_part, planned_lines, s
 from freerun.comparison.executors import EXECUTORS, LOST, Executor, Job, Options
 from freerun.comparison.plan import (
     PlannedRun,
-    Start,
     check_output_dir,
     claim_output_dir,
     plan,
@@ -204,16 +203,17 @@ def compare(
         for line in (*selection_note(recipe), *machines.header, design()):
             display.note(line)
         _run_all(_Work(recipe, out, recipes, machines, shlex.join(again), report, flags, design, begin), runs, display)
-        content = results.collect(recipe_table(recipe), listed, out, start=start)
+        content = results.collect(recipe_table(recipe), listed, out)
         results.write(content, out)
     return content
 
 
-def _start(init: Path, out: Path) -> Start:
+def _start(init: Path, out: Path) -> str:
+    """Return what the weights are known by that every run begins with."""
     check_init(init, out)
     if out.resolve() in init.parents:
         raise UserError(f"--init {init} lies in --out {out}, which the comparison writes: give another --out")
-    return {"run": init.name, "weights": digest(init)}
+    return digest(init)
 
 
 def _check_start(recipe: Recipe, arms: Iterable[Arm], init: Path | None) -> None:
@@ -366,7 +366,9 @@ def _run_all(work: _Work, runs: list[PlannedRun], display: Progress) -> None:
             display.close()
 
 
-def planned(recipe_path: str | Path, overrides: Iterable[str], out: Path | None, workers: int | None) -> list[str]:
+def planned(
+    recipe_path: str | Path, overrides: Iterable[str], out: Path | None, workers: int | None, init: Path | None = None
+) -> list[str]:
     """Return what ``compare`` would run, cost and could show, as lines; nothing is trained or written."""
     recipe = load_recipe(recipe_path, list(overrides))
     settings = _compared(recipe, recipe_path)
@@ -374,7 +376,8 @@ def planned(recipe_path: str | Path, overrides: Iterable[str], out: Path | None,
         COUNT.check(workers=workers)
     margin_of(recipe_table(recipe))
     runs = plan(settings.arms, settings.seeds)
-    return planned_lines(recipe_table(recipe), runs, out, workers or settings.workers)
+    lines = planned_lines(recipe_table(recipe), runs, out, workers or settings.workers)
+    return lines if init is None else [*lines, f"every run begins with the weights of {init} ({digest(init)})"]
 
 
 def _compared(recipe: Recipe, path: str | Path) -> CompareSettings:

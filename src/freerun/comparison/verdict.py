@@ -490,8 +490,8 @@ def interval_text(line: Mapping[str, Any], measure: Metric) -> str:
 def _basis(results: Mapping[str, Any]) -> str:
     seeds, items = _seeds(results), results["test_items"]
     counted = _seeds_text(results)
-    if start := results.get("init"):
-        counted += f" that all begin with the weights of {start['run']}, and no interval is over other beginnings"
+    if "init" in results:
+        counted += " that all begin with the same trained weights, and no interval is over other beginnings"
     counted += f", {items:,} {task_report(results['recipe']).test_noun}" if items else ""
     if 1 < seeds < FEW_SEEDS:
         return f"{counted}; fewer than {FEW_SEEDS} seeds: a hint, not a result"

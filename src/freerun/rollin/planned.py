@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from freerun.batch import Batch
+from freerun.errors import UserError
 from freerun.rollin.replacement import Replacement, RollIn
 from freerun.types import Calls
 
@@ -38,6 +39,12 @@ def planned_roll_in(model: Any, batch: Batch, replacement: Replacement, engine: 
     found: list[Tensor] = []
     for n, (numbers, at, after) in enumerate(plan.own):
         hidden = read(n, parts[n])
+        if len(hidden) != plan.reading[n]:
+            raise UserError(
+                f"the reader of {type(model).__name__} returned {len(hidden)} vectors for call {n}, in which "
+                f"{plan.reading[n]} rows read: it must return one for each, after its last entry "
+                "(freerun.types.Planned)"
+            )
         if numbers.numel() == 0:
             continue
         all_of_them = len(at) == len(hidden)  # every row predicts an own entry
@@ -77,6 +84,7 @@ class _Plan:
         counts = count.new_zeros(int(calls.max()), len(order))
         counts[call, rank[row[of]]] = count
         self.calls = Calls.of(counts)
+        self.reading: list[int] = (counts > 0).sum(1).tolist()  # rows, in each call
         self.order = None if len(order) == size and bool((order[1:] > order[:-1]).all()) else order
         self._rows = order
         self.own = self._own(ends - 1, call, rank[row], counts)

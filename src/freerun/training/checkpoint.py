@@ -175,6 +175,8 @@ def newest(
         except CheckpointError as error:
             skipped.append(f"{path.name}: {'; '.join(error.problems)}")
             continue
+        if begun := state["identity"].get("init"):  # a run that goes on has begun where it began
+            identity.setdefault("init", begun)
         if skipped:
             warnings.warn(f"resuming from {path.name}; skipped " + "; ".join(skipped), stacklevel=2)
         return saved

@@ -394,6 +394,7 @@ def _test(run: Run, content: bytes) -> dict[str, Any]:
             },
             "test": _numbers(evaluation),
             "data": job.task.fingerprint,
+            **({"init": run.identity["init"]} if "init" in run.identity else {}),
             **({"changes": state.changes} if state.changes else {}),
             "versions": versions(),
         }

@@ -68,6 +68,7 @@ class _Summary(TypedDict):
     best: _Best
     signature: NotRequired[str]
     data: NotRequired[str]
+    init: NotRequired[str]
     versions: NotRequired[dict[str, str]]
     parameters: NotRequired[Count]
     seconds: NotRequired[float]
