@@ -7,11 +7,11 @@ DEMO := .venv-demo
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all lint types format clean
+.PHONY: demo test test-all quick-tests all-tests lint types format clean
 
 define install
 $(1)/bin/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear $(1)
-$(1)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(2)]'
+$(1)/bin/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '.[$(2)]'
 touch $@
 endef
 
@@ -36,10 +36,17 @@ lint: $(VENV)/.installed
 types: $(VENV)/.installed
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-test: lint types
+# the types, on one core, beside the tests
+test: lint
+	@$(MAKE) --no-print-directory -j2 types quick-tests
+
+test-all: lint
+	@$(MAKE) --no-print-directory -j2 types all-tests
+
+quick-tests: $(VENV)/.installed
 	$(BIN)/python -m pytest -m "not slow" -n 2
 
-test-all: lint types
+all-tests: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2
 
 format: $(VENV)/.installed

@@ -500,7 +500,10 @@ def test_what_a_run_came_to_is_what_the_comparison_comes_to(tmp_path, code, kind
         assert "go on with: freerun compare R --out O --resume" in str(error)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
+TERMINATED = pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow(reason="as by SIGKILL: 15 seconds"))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), TERMINATED])
 def test_a_comparison_that_is_ended_leaves_no_run_behind_and_goes_on(tmp_path, number, code):
     process, out, _ = started(tmp_path, tiny(100_000, save_every=1_000_000), "--workers", "2")
     until_it_trains(out, 100)

@@ -270,6 +270,7 @@ def test_wrong_controls_are_named_by_line(case, tmp_path):
     refused([message], load_recipe, write(tmp_path, toml(**RING, compare=compare)))
 
 
+@pytest.mark.slow(reason="seven runs, a process each: a minute; without processes the next test is the same")
 def test_a_comparison_runs_every_control(tmp_path, capsys):
     """One seed of all: equal cost makes as many updates as the reference forwards; the reference records its errors."""
     path = write(tmp_path, toml(**RING, compare=arms(*WORDS)))

@@ -102,7 +102,13 @@ def diagnosed(capsys, root, *more, data="data.jsonl", code=0):
     return json.loads((out / "diagnosis.json").read_bytes()), found
 
 
-@pytest.mark.parametrize("name", KINDS)
+LATER = {"llama", "bart", "gpt2-text"}  # shapes and families that other tests here read, or the quick two stand for
+EACH = [
+    pytest.param(name, marks=pytest.mark.slow(reason="ten seconds each")) if name in LATER else name for name in KINDS
+]
+
+
+@pytest.mark.parametrize("name", EACH)
 def test_counts_are_those_of_generate_one_record_after_the_other(world, name, capsys):
     root, (shape, _) = world(name), KINDS[name]
     found, printed = diagnosed(capsys, root)
@@ -171,13 +177,18 @@ def test_free_runs_are_generate_s_token_for_token(world):
                 assert run.entries[row].tolist() == own[-12:].tolist()
 
 
-def test_plain_text_columns_sampling_and_batch_size(world, capsys):
-    text, pairs = world("gpt2-text"), world("t5")
+def test_plain_text_is_read_as_records_of_text(world, capsys):
+    text = world("gpt2-text")
     (text / "plain.txt").write_text("".join(f"{a} {b}\n\n" for a, b in sentences()), encoding="utf-8")
     lines = diagnosed(capsys, text)[0]
     plain, printed = diagnosed(capsys, text, data="plain.txt")
     assert greedy(plain["diagnosis"]) == greedy(lines["diagnosis"])
     assert "compared: the second half of each text, after the first" in joined(printed.err)
+
+
+@pytest.mark.slow(reason="measures one model six times: half a minute")
+def test_columns_sampling_and_batch_size(world, capsys):
+    pairs = world("t5")
     table = "".join(f"{a}\t{b}\n" for a, b in [("en", "de"), *sentences()])
     (pairs / "named.tsv").write_text(table, encoding="utf-8")
     columns = ("--set", "data.source=en", "--set", "data.target=de")

@@ -264,11 +264,16 @@ def test_a_gpu_is_needed_on_a_machine_of_the_cluster_and_not_here(tmp_path):
     executors._refuse_without_gpu(StandIn([node(CPU=2)]), Options(tmp_path))
 
 
-def test_a_plan_and_the_start_say_what_the_design_can_show(tmp_path, capsys):
+def test_a_plan_says_what_the_design_can_show(tmp_path, capsys):
     path = recipe(tmp_path, updates=2)
     planned = ends(capsys, 0, "compare", path, "--plan")[0]
     assert "2 seeds of 2 arms: differences in " in " ".join(planned.split())
     assert "in its own unit when two seeds have finished" in " ".join(planned.split())
+
+
+@pytest.mark.slow(reason="four runs, a process each: half a minute")
+def test_the_start_and_a_later_plan_say_it_too(tmp_path, capsys):
+    path = recipe(tmp_path, updates=2)
     started = ends(capsys, 0, "compare", path, "--out", tmp_path / "out")[1]
     assert "2 seeds of 2 arms: differences in " in " ".join(started.split())
     finished = ends(capsys, 0, "compare", path, "--out", tmp_path / "out", "--plan")[0]
