@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from freerun.arguments import COUNT, is_number
 from freerun.batch import Batch
 from freerun.errors import UserError
+from freerun.models.linear import logits
 from freerun.models.rnn import CELLS, Cell, CellWeights, RecurrentEncoder, cell_weights, source_of, step_layers
 
 
@@ -166,7 +167,7 @@ class RecurrentSeq2Seq(nn.Module):
 
     def head(self, hidden: Tensor) -> Tensor:
         """(..., size) -> (..., target_vocab) logits."""
-        return self.out(self.drop(hidden))
+        return logits(self.out, self.drop(hidden))
 
     def forward(self, batch: Batch) -> Tensor:
         """(batch, time, target_vocab) logits."""

@@ -40,9 +40,10 @@ class Stepwise(Arguments):
 def step_roll_in(model: Any, batch: Batch, replacement: Replacement) -> RollIn:
     """The mixed history by the loop that steps through the positions.
 
-    All gold entries are embedded at once, through a table where the vocabulary is small; attention, projection and
-    choice run only for the rows whose entry is to be their own, and the loop stops after the last of them. A model that
-    can reads what comes before the first of them in one call. Equal to the naive loop that computes everything.
+    All gold entries that are fed are embedded at once, through a table where the vocabulary is small; attention,
+    projection and choice run only for the rows whose entry is to be their own, and the loop stops after the last of
+    them. A model that can reads what comes before the first of them in one call. Equal to the naive loop that computes
+    everything.
 
     Args:
         model: a Stepper, in the mode the roll-in is to run in.
@@ -56,13 +57,14 @@ def step_roll_in(model: Any, batch: Batch, replacement: Replacement) -> RollIn:
     history = replacement.gold.transpose(0, 1).clone(memory_format=torch.contiguous_format)  # time, batch
     state = model.start(batch)
     embed = _embedding(model, history[:last], state)
-    inputs = embed(history[:last])
+    inputs = _gold_inputs(embed, history[:last], replacement.replaced[:, :last].t())
     start = 0
     first = int(times[0])
     if has(model, Reader) and first > 1:  # a prompt that all rows have
         state = model.read(state, inputs[:first].transpose(0, 1))
     else:
         first = 0
+    entries, vectors = history.unbind(0), inputs.unbind(0)
     for t in range(first, last + 1):
         count = counts[t]
         if count:
@@ -77,13 +79,24 @@ def step_roll_in(model: Any, batch: Batch, replacement: Replacement) -> RollIn:
             own = replacement.draw.choose(outputs, noise).to(history.dtype)
             if replacement.keep.dim() == 3:
                 own = replacement.completed(own, part)
-            history[t].index_copy_(0, rows, own)
+            entries[t].index_copy_(0, rows, own)
             if t < last:
-                inputs[t].index_copy_(0, rows, embed(own))
+                vectors[t].index_copy_(0, rows, embed(own))
             start += count
         if t < last:
-            state = model.step(state, inputs[t])
+            state = model.step(state, vectors[t])
     return RollIn(history.transpose(0, 1), "step", 1, (last + 1) / time)
+
+
+def _gold_inputs(embed: Callable[[Tensor], Tensor], history: Tensor, own: Tensor) -> Tensor:
+    """(time, batch, ...) gold entries as they are fed; at the places of own ones anything."""
+    kept = (~own).flatten().nonzero().squeeze(1)
+    if len(kept) == own.numel():
+        return embed(history)
+    kept = kept if len(kept) else kept.new_zeros(1)  # for the shape of what is fed
+    vectors = embed(history.flatten(0, 1).index_select(0, kept))
+    inputs = vectors.new_empty(own.numel(), *vectors.shape[1:])
+    return inputs.index_copy_(0, kept, vectors).unflatten(0, own.shape)
 
 
 def _embedding(model: Any, history: Tensor, state: Any) -> Callable[[Tensor], Tensor]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from freerun.batch import Batch
 from freerun.errors import UserError
+from freerun.models.linear import logits
 from freerun.models.rnn import source_of
 from freerun.models.transformer.cache import Absent, Cache, Reading, reading
 from freerun.models.transformer.layers import (
@@ -143,7 +144,7 @@ class CausalTransformer(nn.Module):
 
     def head(self, hidden: Tensor) -> Tensor:
         """(..., size) -> (..., vocab) logits."""
-        return self.out(hidden)
+        return logits(self.out, hidden)
 
     def forward(self, batch: Batch) -> Tensor:
         """(batch, time, vocab) logits."""

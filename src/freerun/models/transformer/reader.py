@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules import module as hooks
 
+from freerun.models.linear import as_written
 from freerun.models.transformer.layers import Block, CrossAttention, FeedForward, Memory, SelfAttention
 from freerun.types import Calls
 
@@ -28,11 +28,9 @@ are."""
 
 def is_plain(parts: list[nn.Module]) -> bool:
     """Whether layers compute what their classes define: no hook, no exchanged part or method, in evaluation mode."""
-    if hooks._global_forward_hooks or hooks._global_forward_pre_hooks:
-        return False
     return all(
-        type(each) in _PLAIN and not (each.training or each._forward_hooks or each._forward_pre_hooks)
-        and each.__dict__.keys().isdisjoint(("forward", "read")) and each._parameters.get("weight", each) is not None
+        type(each) in _PLAIN and not each.training and as_written(each) and "read" not in vars(each)
+        and each._parameters.get("weight", each) is not None
         for part in parts for each in part.modules()
     )  # fmt: skip
 
