@@ -37,6 +37,7 @@ def logits(layer: nn.Module, hidden: Tensor) -> Tensor:
         or not as_written(layer)
     ):
         return layer(hidden)
-    if layer.bias is None:
+    bias = layer._parameters["bias"]
+    if bias is None:
         return torch.mm(layer.weight, hidden.t()).t()
-    return torch.addmm(layer.bias[:, None], layer.weight, hidden.t()).t()
+    return torch.addmm(bias[:, None], layer.weight, hidden.t()).t()
