@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import freerun as fr
 from freerun.models import RecurrentSeq2Seq, TransformerLM, linear
@@ -16,14 +17,29 @@ def _few_weights_are_many(monkeypatch):
     monkeypatch.setattr(linear, "_MANY", 1)
 
 
+class Products(TorchDispatchMode):
+    """The shapes of both factors of every product of matrices."""
+
+    def __init__(self):
+        super().__init__()
+        self.shapes = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default):
+            self.shapes.append(tuple(tuple(each.shape) for each in args[-2:]))
+        return func(*args, **(kwargs or {}))
+
+
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("rows", [0, 1, 2, 3, 8, 12, 64, 65])
 def test_it_is_the_layer(rows, bias):
     layer, hidden = nn.Linear(5, 11, bias=bias, dtype=torch.float64), torch.randn(rows, 5, dtype=torch.float64)
     with torch.no_grad():
-        found = logits(layer, hidden)
+        with Products() as products:
+            found = logits(layer, hidden)
         assert torch.allclose(found, layer(hidden), rtol=0, atol=1e-13)
-        assert found.is_contiguous() != (2 <= rows <= 64), "rows as columns where they are few"
+        assert found.is_contiguous()
+        assert ((11, 5), (5, rows)) == products.shapes[0] if 2 <= rows <= 64 else (11, 5) not in products.shapes[0]
         assert torch.equal(logits(layer, hidden[None]), layer(hidden[None]))
     assert logits(layer, hidden).requires_grad, "the training forward is the layer's"
 

@@ -39,5 +39,5 @@ def logits(layer: nn.Module, hidden: Tensor) -> Tensor:
         return layer(hidden)
     bias = layer._parameters["bias"]
     if bias is None:
-        return torch.mm(layer.weight, hidden.t()).t()
-    return torch.addmm(bias[:, None], layer.weight, hidden.t()).t()
+        return torch.mm(layer.weight, hidden.t()).t().contiguous()
+    return torch.addmm(bias[:, None], layer.weight, hidden.t()).t().contiguous()
