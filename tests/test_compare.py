@@ -83,7 +83,8 @@ def started(folder: Path, text: str, *flags: str) -> tuple[subprocess.Popen[str]
 
 def until_it_trains(out: Path, seconds: float) -> None:
     metrics, deadline = out / "runs" / "sampling-3" / "metrics.jsonl", time.monotonic() + seconds
-    while time.monotonic() < deadline and not (metrics.exists() and '"update"' in metrics.read_text()):
+    while not (metrics.exists() and '"update"' in metrics.read_text()):
+        assert time.monotonic() < deadline, f"no update within {seconds:.0f} seconds: the machine is too busy"
         time.sleep(0.1)
 
 
