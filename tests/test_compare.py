@@ -604,8 +604,10 @@ def test_arms_go_on_from_one_model(tmp_path, finished):
     assert any(f"init={known}" in run["label"] for run in cold["runs"])
     assert "init" not in cold
     assert known in planned(recipe, [], None, None, start)[-1]
-    with pytest.raises(CheckpointError, match=r"model\.safetensors is missing"):
+    with pytest.raises(CheckpointError, match=r"no model/model\.json there"):
         planned(recipe, [], None, None, tmp_path)
+    with pytest.raises(UserError, match="which the comparison writes"):
+        planned(recipe, [], out, None, folders[0])
     begun = json.loads((start / "summary.json").read_text())["best"]["value"]
     for name in ("sampling-3", "token_noise-3"):
         first = next(each for each in events(out / "runs" / name) if each["event"] == "evaluate")

@@ -49,6 +49,16 @@ class Doubled(nn.Linear):
         return 2 * super().forward(input)
 
 
+class Packed(torch.Tensor):
+    """A quantized or sharded weight: a tensor of its own class, of which a linear layer alone knows the product."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        if func in (torch.mm, torch.addmm):
+            raise NotImplementedError(func)
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
 def _changed(how):
     """A layer whose call is twice ``nn.Linear``'s, and what undoes a change to all layers."""
     layer = Doubled(5, 11) if how == "subclass" else nn.Linear(5, 11)
@@ -59,6 +69,10 @@ def _changed(how):
         layer.register_forward_pre_hook(lambda _, inputs: (2 * inputs[0],))
     elif how == "method":
         layer.forward = lambda x: 2 * nn.functional.linear(x, layer.weight, layer.bias)
+    elif how == "packed":
+        layer.weight = nn.Parameter(2 * layer.weight.detach().as_subclass(Packed))
+    elif how == "compiled":
+        layer.compile(backend=lambda graph, _: lambda *inputs: [2 * each for each in graph(*inputs)])
     elif how == "parametrized":
         nn.utils.parametrizations.weight_norm(layer)
     elif how == "everywhere":
@@ -66,12 +80,14 @@ def _changed(how):
     return layer, lambda: None
 
 
-@pytest.mark.parametrize("how", ["subclass", "hook", "before", "method", "parametrized", "everywhere"])
+@pytest.mark.parametrize(
+    "how", ["subclass", "hook", "before", "method", "packed", "compiled", "parametrized", "everywhere"]
+)
 def test_a_layer_that_somebody_changed_is_called(how):
     layer, undo = _changed(how)
     hidden = torch.randn(3, 5)
     try:
-        assert how in ("subclass", "parametrized") or not as_written(layer)
+        assert how in ("subclass", "packed", "parametrized") or not as_written(layer)
         with torch.no_grad():
             assert torch.equal(logits(layer, hidden), layer(hidden))
     finally:
@@ -86,16 +102,36 @@ def test_autocast_is_the_layer_s():
         logits(layer, hidden.double())
 
 
-@pytest.mark.parametrize("kind", ["recurrent", "transformer"])
-def test_a_roll_in_is_the_same_with_few_rows_as_columns(kind, monkeypatch):
+RUNS = {
+    **{
+        engine: lambda model, batch, engine=engine: (
+            fr.scheduled_sampling(0.5, engine=engine).transform(model, batch, step=0).history
+        )
+        for engine in ("auto", "step", "window", "jacobi")
+    },
+    "generate": lambda model, batch: fr.generate(model, batch, length=12, draw="sample").entries,
+    "beams": lambda model, batch: fr.generate(model, batch, length=12, beams=3, end=0).entries,
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "run"),
+    [(kind, run) for kind in ("recurrent", "transformer") for run in RUNS if (kind, run) != ("recurrent", "window")],
+)
+def test_what_a_model_makes_is_the_same_with_few_rows_as_columns(kind, run, monkeypatch):
     torch.set_default_dtype(torch.float64)
     source = {"source": torch.randint(1, 7, (5, 4)), "source_mask": torch.ones(5, 4, dtype=torch.bool)}
-    model = RecurrentSeq2Seq(7, 9, size=8) if kind == "recurrent" else TransformerLM(9, size=8, layers=1, heads=2)
-    batch = fr.Batch(torch.randint(0, 9, (5, 12)), context=source if kind == "recurrent" else None)
-    method = fr.scheduled_sampling(0.5)
-    few = method.transform(model, batch, step=0).history
-    monkeypatch.setattr(linear, "_MANY", 10**9)
-    assert torch.equal(few, method.transform(model, batch, step=0).history)
+    recurrent = kind == "recurrent"
+    model = RecurrentSeq2Seq(7, 9, size=8, embedding=5) if recurrent else TransformerLM(9, size=8, layers=1, heads=2)
+    batch = fr.Batch(torch.randint(0, 9, (5, 12)), context=source if recurrent else None)
+    columns, products = [], {}
+    for many in (1, 10**9):
+        monkeypatch.setattr(linear, "_MANY", many)
+        with Products() as products[many]:
+            columns.append(RUNS[run](model.eval(), batch))
+    assert torch.equal(*columns)
+    taken = {many: any(first == (9, 8) for first, _ in each.shapes) for many, each in products.items()}
+    assert taken == {1: True, 10**9: False}
 
 
 @pytest.mark.parametrize("ratio", [1.0, 0.6, 0.0])

@@ -39,9 +39,8 @@ def compare_runs(folders: Sequence[Path], margin: float | None = None) -> dict[s
     tables = {folder: _settings(folder) for folder in folders}
     begun = {folder: (finished_summary(folder) or {}).get("init") for folder in folders}
     by_seed = {(table.get("seed"), begun[folder]) for folder, (_, table) in tables.items()}
-    if len(by_seed) > len(
-        {seed for seed, _ in by_seed}
-    ):  # of one seed some began elsewhere: that is a difference of arms
+    # of one seed some began elsewhere: that is a difference of arms
+    if len(by_seed) > len({seed for seed, _ in by_seed}):
         tables = {folder: ({**own, "init": begun[folder]}, table) for folder, (own, table) in tables.items()}
     keys = dict.fromkeys(key for table, _ in tables.values() for key in table)
     equal = {folder: found for folder in folders if (found := _equal(folder, tables))}

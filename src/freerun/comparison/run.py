@@ -208,10 +208,10 @@ def compare(
     return content
 
 
-def _start(init: Path, out: Path) -> str:
+def _start(init: Path, out: Path | None) -> str:
     """Return what the weights are known by that every run begins with."""
     check_init(init, out)
-    if out.resolve() in init.parents:
+    if out is not None and out.resolve() in init.resolve().parents:
         raise UserError(f"--init {init} lies in --out {out}, which the comparison writes: give another --out")
     return digest(init)
 
@@ -377,7 +377,7 @@ def planned(
     margin_of(recipe_table(recipe))
     runs = plan(settings.arms, settings.seeds)
     lines = planned_lines(recipe_table(recipe), runs, out, workers or settings.workers)
-    return lines if init is None else [*lines, f"every run begins with the weights of {init} ({digest(init)})"]
+    return lines if init is None else [*lines, f"every run begins with the weights of {init} ({_start(init, out)})"]
 
 
 def _compared(recipe: Recipe, path: str | Path) -> CompareSettings:

@@ -28,6 +28,7 @@ def logits(layer: nn.Module, hidden: Tensor) -> Tensor:
     if (
         torch.is_grad_enabled()
         or type(layer) is not nn.Linear
+        or type(layer.weight) is not nn.Parameter  # of a quantized or sharded one only its own products are known
         or hidden.dim() != 2
         or not 2 <= len(hidden) <= _MOST
         or layer.weight.numel() < _MANY

@@ -145,9 +145,9 @@ def without_paths(table: Mapping[str, Any]) -> dict[str, Any]:
     return {**table, "method": stripped}
 
 
-def check_init(init: Path, folder: Path) -> None:
+def check_init(init: Path, folder: Path | None) -> None:
     """Refuse what is no folder of a run with weights, or is the folder that is written to."""
-    if init.resolve() == folder.resolve():
+    if folder is not None and init.resolve() == folder.resolve():
         raise UserError(
             f"--init {init}: a run cannot begin with the weights of the folder it is written to\n"
             "  help: give another --out"
