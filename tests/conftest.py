@@ -1,5 +1,6 @@
 """Strict numerics for every test."""
 
+import gc
 import os
 
 import pytest
@@ -10,6 +11,12 @@ def pytest_collection_modifyitems(items):
     # an address differs from process to process, and workers that collect other names run nothing
     unstable = [item.nodeid for item in items if " at 0x" in item.nodeid]
     assert not unstable, f"names of tests must be the same in every process: {unstable[:3]}"
+
+
+def pytest_collection_finish():
+    # a trainer collects garbage when it begins and ends: half a second each among all that the suite imports and lists
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -122,7 +122,10 @@ def of_pairs(collator: Any, size: int, accumulate: int, data: Any = COMPLETIONS,
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("split", [(8, 1), (2, 4), (1, 8)], ids=str)
+SLOW = pytest.mark.slow(reason="every way to divide a step: two trainers each")
+
+
+@pytest.mark.parametrize("split", [pytest.param((8, 1), marks=SLOW), (2, 4), pytest.param((1, 8), marks=SLOW)], ids=str)
 @pytest.mark.parametrize("collator", [collated_pairs, flattened], ids=["padded", "flattened"])
 def test_packed_micro_batches_are_one_big_batch(collator, split):
     """Coins of a document depend on its number in the step's global batch, not on its row, nor on the layout."""

@@ -276,6 +276,7 @@ ADAPTERS: dict[str, Any] = {
     "modules to save": {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]},
     "embeddings": {"target_modules": ["embed_tokens", "q_proj"]},
 }
+MORE = pytest.mark.slow(reason="four seconds each; without a trainer all of them are quick")
 # peft asks the model by an attribute's old name
 PEFT = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
@@ -306,7 +307,9 @@ def test_adapters_of_embeddings_are_rolled_in_and_trained(case):
 
 
 @PEFT
-@pytest.mark.parametrize("case", ADAPTERS)
+@pytest.mark.parametrize(
+    "case", ["new tokens", *(pytest.param(each, marks=MORE) for each in ("modules to save", "embeddings"))]
+)
 def test_adapters_of_embeddings_in_a_trainer_with_a_tokenizer(case):
     def adapted() -> Any:
         return peft.get_peft_model(llama(), peft.LoraConfig(r=2, **ADAPTERS[case]))
