@@ -11,6 +11,7 @@ from builders import ForwardOnly, assert_same_gradients, gradients, ragged, refu
 from freerun import draws
 from freerun.checks.run import examine
 from freerun.keys import fold
+from freerun.models.rnn import cell_weights, step_layers
 from oracles import bengio_loop, coins, full_prefix
 
 KEY, STEP = 5, 3
@@ -177,3 +178,31 @@ def test_numbers_of_layers_are_checked_with_the_others():
         ["encoder_layers must be at least 1, or None for `layers`; got 0", "decoder_layers must be", "cell must be"],
         seq2seq, "tanh", encoder_layers=0, decoder_layers=1.5,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("dtype", "far", "share"),
+    [(torch.float64, 1e-14, 1e-11), (torch.float32, 5e-6, 2e-3), (torch.bfloat16, 0.05, 0.05)],
+)
+def test_a_step_without_gradient_is_pytorchs_cell(dtype, far, share):
+    """From gates that saturate to some near 0, where a tanh by sigmoids has the fewest digits."""
+    layer = nn.LSTM(3, 8).to(dtype)
+
+    def apart(x, *state):
+        cell = nn.LSTMCell(3, 8).double()
+        cell.load_state_dict({name.removesuffix("_l0"): weight for name, weight in layer.state_dict().items()})
+        weights = cell_weights(layer, 0)
+        with torch.no_grad():
+            expected = cell(x.double(), [each.double() for each in state])
+            hidden, cells = step_layers([weights], weights.gates(x), state[:1], state[1:], nn.Identity())
+        for found, right in zip((*hidden, *cells), expected, strict=True):
+            difference = (found.double() - right).abs()
+            yield float(difference.max()), float(difference.max() / right.abs().max())
+
+    scale = torch.logspace(-6, 2, 64)[:, None]
+    inputs = scale * torch.randn(64, 3), torch.randn(64, 8), torch.randn(64, 8)
+    assert max(absolute for absolute, _ in apart(*(each.to(dtype) for each in inputs))) < far
+    for bias in (layer.bias_ih_l0, layer.bias_hh_l0):
+        nn.init.zeros_(bias)
+    small = 1e-3 * torch.randn(64, 3), torch.zeros(64, 8), torch.zeros(64, 8)
+    assert max(relative for _, relative in apart(*(each.to(dtype) for each in small))) < share
