@@ -257,11 +257,16 @@ def has(model: Any, protocol: type[P]) -> TypeGuard[P]:
     >>> has(net, Split)
     False
     """
-    if not isinstance(model, protocol) or hasattr(type(model), "stepper"):
+    if hasattr(type(model), "stepper"):
         return False
-    names = {name for each in protocol.__mro__ for name in vars(each) if not name.startswith("_")}
-    found = {name: getattr(model, name) for name in names}
-    return all(callable(part) and (name in _MODULES or not isinstance(part, nn.Module)) for name, part in found.items())
+    found = ((name, getattr(model, name, None)) for name in _methods(protocol))
+    return all(callable(part) and (name in _MODULES or not isinstance(part, nn.Module)) for name, part in found)
+
+
+@lru_cache
+def _methods(protocol: type[Any]) -> frozenset[str]:
+    # isinstance lists them anew at every call, which takes a tenth of a millisecond a step
+    return frozenset(name for each in protocol.__mro__ for name in vars(each) if not name.startswith("_"))
 
 
 def stepping(model: Any) -> Any:
