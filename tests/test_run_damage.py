@@ -96,6 +96,8 @@ WRONG_FIELDS = {
     "identity.train": ["x"],
     "identity.recipe": [None],
     "identity.data": [3],
+    "identity.init": [3],
+    "identity.code": [["x"], {"cost": 3}],
     "metrics_bytes": [-1],
     "processes": ["two"],
     "format_version": ["1"],
