@@ -1,7 +1,7 @@
 """Every command on every kind of data, and what it needs beyond the core; run by test_extras and extras_table.
 
 Run: python tests/extras_cases.py WORLD SCRATCH [EXTRA]      one JSON object a case, on standard output;
-with EXTRA only of those that need what it brings
+with EXTRA ("nothing" is one) only of those that the quick tests run beside it
 
 Imports nothing but freerun, so that it runs where nothing else is installed.
 """
@@ -74,7 +74,7 @@ class Case:
     needs: tuple[str, ...] = ()
     out: Path | None = None
     code: str = ""
-    stdin: Path | None = None
+    again: bool = False  # a comparison of one more kind of data: processes that train it, as `train` does
 
 
 def cases(world: Path, scratch: Path) -> list[Case]:
@@ -107,9 +107,8 @@ def _of_kind(home: Path, out: Path, kind: str, needs: tuple[str, ...]) -> list[C
         command = ("diagnose", run, "--out", str(diagnosis), "--windows", "3")
         found.append(Case(f"diagnose {kind}", command, needs, diagnosis))
     if kind in COMPARED:
-        found.append(
-            Case(f"compare {kind}", ("compare", recipe, "--out", str(out / "compare")), needs, out / "compare")
-        )
+        command = ("compare", recipe, "--out", str(out / "compare"))
+        found.append(Case(f"compare {kind}", command, needs, out / "compare", again=kind != "pairs"))
     return found
 
 
@@ -150,8 +149,15 @@ def wrong(found: dict, extra: str) -> str:
     return "it wrote to its folder" if found["wrote"] else ""
 
 
+def quick(case: Case, extra: str) -> bool:
+    """With nothing everything, beside an extra what needs it; a comparison that would run on one kind of data only."""
+    if case.again and all(extra in FEATURES[feature] for feature in case.needs):
+        return False
+    return extra == "nothing" or any(extra in FEATURES[feature] for feature in case.needs)
+
+
 if __name__ == "__main__":
     place, made_in, *only = sys.argv[1:]
     for one in cases(Path(place), Path(made_in)):
-        if not only or any(only[0] in FEATURES[feature] for feature in one.needs):
+        if not only or quick(one, only[0]):
             print(json.dumps(perform(one, Path(place))), flush=True)
