@@ -157,7 +157,10 @@ print(code, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 102
 """
 
 
-@pytest.mark.parametrize("size", [3 * 2**30, 2 * 2**40])
+@pytest.mark.parametrize(
+    "size",
+    [3 * 2**30, pytest.param(2 * 2**40, marks=pytest.mark.slow(reason="four more starts: beyond the disk, too"))],
+)
 @pytest.mark.parametrize("name", ["optimizer.safetensors", "model.safetensors", "best", "model"])
 def test_a_file_larger_than_the_model_needs_is_refused_before_it_is_read(world, name, size):
     run = world / "run"

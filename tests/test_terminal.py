@@ -17,6 +17,7 @@ import pytest
 from freerun.terminal import filled, width_of, wrapped
 from tiny_recipes import TINY, write
 
+WIDER = pytest.mark.slow(reason="the same once more, in another width: a start of the command, or five")
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 COMPARE = """
 [compare]
@@ -99,7 +100,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("columns", [60, 200])
+@pytest.mark.parametrize("columns", [60, pytest.param(200, marks=WIDER)])
 def test_a_terminal_cuts_nothing_of_a_training(folder, tmp_path, columns):
     code, text, first = in_terminal(columns, "train", folder / "tiny.toml", "--out", tmp_path / "run")
     lines = lines_of(text)
@@ -117,7 +118,7 @@ def test_a_terminal_cuts_nothing_of_a_training(folder, tmp_path, columns):
     assert f"next: freerun diagnose {tmp_path / 'run'}" in plain(CONTROL.sub("", text))
 
 
-@pytest.mark.parametrize("columns", [60, None])
+@pytest.mark.parametrize("columns", [pytest.param(60, marks=WIDER), None])
 def test_a_pipe_keeps_to_columns_and_has_no_control_codes(folder, tmp_path, columns):
     out, err = piped(columns, "train", folder / "tiny.toml", "--out", tmp_path / "run")
     assert "\x1b" not in out + err
@@ -132,7 +133,7 @@ def test_a_pipe_keeps_to_columns_and_has_no_control_codes(folder, tmp_path, colu
     assert out.splitlines()[-1] == str(tmp_path / "run")
 
 
-@pytest.mark.parametrize(("columns", "terminal"), [(80, True), (60, False)])
+@pytest.mark.parametrize(("columns", "terminal"), [(80, True), pytest.param(60, False, marks=WIDER)])
 def test_a_comparison_breaks_its_table_and_cuts_no_column(folder, tmp_path, columns, terminal):
     arguments = "compare", folder / "arms.toml", "--out", tmp_path / "out"
     if terminal:
