@@ -89,7 +89,7 @@ def _lstm(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
         gates[:, 2 * size : 3 * size].mul_(2)
         i, f, g, o = gates.sigmoid_().chunk(4, 1)
         cell = (f * cell).sub_(i).addcmul_(i, g, value=2)
-        return (cell * 2).sigmoid_().mul_(2).sub_(1).mul_(o), cell
+        return o.neg().addcmul_(o, (cell * 2).sigmoid_(), value=2), cell
     both = gates[:, : 2 * size].sigmoid_()
     candidate = gates[:, 2 * size : 3 * size].tanh_()
     out = gates[:, 3 * size :].sigmoid_()
