@@ -167,7 +167,7 @@ class RecurrentSeq2Seq(nn.Module):
 
     def head(self, hidden: Tensor) -> Tensor:
         """(..., size) -> (..., target_vocab) logits."""
-        return logits(self.out, self.drop(hidden))
+        return logits(self.out, self.drop(hidden) if self.drop.training else hidden)
 
     def forward(self, batch: Batch) -> Tensor:
         """(batch, time, target_vocab) logits."""
