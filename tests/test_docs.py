@@ -150,6 +150,14 @@ def test_the_readme_lists_every_command_and_option(path):
     assert sorted(listed) == sorted(command for command in app if not command.startswith("-"))
 
 
+@pytest.mark.parametrize("path", [ROOT / "README.md", ROOT / "README.zh-CN.md"], ids=name)
+def test_no_method_there_is_stands_among_what_is_missing(path):
+    import freerun as fr
+
+    (missing,) = re.findall(r"^- \*\*(?:Not yet|尚未实现)[\s\S]*?\n(?=- |\n)", path.read_text("utf-8"), re.MULTILINE)
+    assert [each for each in fr.METHODS if each in missing or each.replace("_", " ") in missing] == []
+
+
 @pytest.mark.parametrize("path", TEXTS, ids=name)
 def test_local_links_resolve(path):
     text = re.sub(r"^```.*?^```$", "", path.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
