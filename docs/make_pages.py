@@ -37,10 +37,13 @@ a method's BibTeX. [What heals what](remedies.md) has them side by side.
 """
 
 SHARED = """\
-Every method also takes `horizon` (`None`, or a schedule, also one that draws), the number of replaceable entries of
-each row that are used (the rest of the row is cut off), `loss_on` (`'all'`), the steps that carry loss: `'all'`,
-`'last'`, `'after_warmup'` or a weight for each lead time, and `target` (`'gold'`), what each position should predict on
-the history that is fed. Which entries are gold, where the gradient is cut, which steps carry loss, what they should
+Most methods also take `horizon` (`None`, or a schedule, also one that draws; required by `multi_step` and
+`pushforward`, 1 in `replay_buffer`), the number of replaceable entries of each row that are used (the rest of the row
+is cut off), `loss_on` (`'all'`), the steps that carry loss: `'all'`, `'last'`, `'after_warmup'` or a weight for each
+lead time, and `target` (`'gold'`), what each position should predict on the history that is fed. A method in which one
+of the three has no effect refuses it: those on own runs to their end all three, `pushforward` `loss_on` and `target`,
+`gkd` and `raml` `target`; `dagger` has `expert` in its place. Which entries are gold,
+ where the gradient is cut, which steps carry loss, what they should
 predict and how long the horizon is are five independent choices: see [vectors](vectors.md).
 """
 
@@ -50,8 +53,8 @@ PAPERS = """\
 # From a paper to its setting
 
 By first author. Numbers are examples where a paper has none, or tried several; in a recipe the same line is `[method]`
-with `name` and keys. What a method is *not*, and where it differs from its paper, `freerun methods NAME` prints. The
-last column has the shipped recipes with an arm, or the method, of that name.
+with `name` and keys. What a method is *not*, and where it differs from its paper, stands in its docstring:
+`help(fr.gkd)`. The last column has the shipped recipes with an arm, or the method, of that name.
 
 ```python
 import freerun as fr
@@ -184,7 +187,8 @@ def methods() -> str:
         HEAD,
         "## Methods\n\n" + _methods(),
         SHARED,
-        "## Presets\n\nPublished settings, as functions of the run's length: `fr.falling(steps)`.\n\n" + _presets(),
+        "## Presets\n\nPublished settings, as functions of the run's length: `fr.falling(steps)` "
+        "(`bptt_sa` and `reverse` in `fr.methods`).\n\n" + _presets(),
         "## Schedules\n\nThe value at position `s`, counted in optimizer steps (`unit`: or samples, or epochs). With\n"
         "a `floor` the value is never below it. A schedule may drive any parameter marked *or a schedule* above.\n"
         "`uniform` and `choice` draw their value at every update, as a function of seed and step alone: it is the\n"

@@ -202,6 +202,7 @@ def test_lists_name_everything_there_is(kind, capsys):
         text = ends(capsys, 0, kind, name).out
         for key, _, _, meaning in key_rows(known, SUPPLIED):
             assert f"\n  {key} (" in text
+            assert key not in getattr(known, "without", {}), "it is refused"
             assert meaning
             assert " ".join(meaning.split()) in " ".join(text.split())
         formula = known.citation.formula if kind == "methods" else known.formula

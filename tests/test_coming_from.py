@@ -102,7 +102,7 @@ STEPS = [0, 1, 2, 3, 5, 9, 10, 29, 100, 999, 1000, 2499, 2500, 9999, 10_000, 30_
 
 def test_no_row_is_left_out():
     gold = {name for name, line in {**TEXT, **VALUES}.items() if line in ("fr.teacher_forcing()", "fr.free_running()")}
-    others = {"OpenSTL, PredRNN-V2, reverse", "GTF-shPLRNN", "ChaosRNN", "learning_to_simulate, meshgraphnets"}
+    others = {"OpenSTL, PredRNN-V2, reverse", "GTF-shPLRNN", "ChaosRNN", "learning_to_simulate", "meshgraphnets"}
     others |= {"ace", "Self Gradient Forcing"}
     assert set(TEXT) == set(TEXT_EXPECTED) | (gold & set(TEXT)) | set(TEXT_OTHERS)
     assert set(VALUES) == set(VALUES_EXPECTED) | set(HORIZONS) | others | (gold & set(VALUES))

@@ -164,6 +164,45 @@ def test_resuming_between_epochs_is_exact_with_dropout_and_shuffling(tmp_path, v
     assert torch.equal(unbroken, resumed)
 
 
+class Own(LightningModule):
+    """A module of one's own, which saves nothing of its method."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.net = fr.models.PlainForecaster(2, size=6).double()
+        self.replay = fr.replay_buffer(0.6, capacity=40, age=9, horizon=2)
+
+    def configure_optimizers(self):
+        return sgd(self.parameters())
+
+    def training_step(self, batch, batch_idx):
+        return training_step(self, self.net, batch, self.replay)
+
+
+class OfFreerun(FreerunModule):
+    def __init__(self):
+        own = Own()
+        super().__init__(own.net, own.replay, sgd)
+
+
+@pytest.mark.parametrize("module", [Own, OfFreerun])
+def test_the_state_of_a_method_goes_on_too(tmp_path, module):
+    g = torch.Generator().manual_seed(0)
+    windows = list(torch.randn(12, 9, 2, generator=g, dtype=torch.float64))
+    found = []
+    for start in (None, str(tmp_path / "step=3.ckpt")):
+        mine = module()
+        callbacks = [Kept(tmp_path), *([FreerunCallback()] if module is Own else [])]
+        run = trainer(enable_checkpointing=True, callbacks=callbacks)
+        run.fit(mine, DataLoader(windows, 4, collate_fn=lambda rows: fr.Batch(torch.stack(rows))), ckpt_path=start)
+        assert run.global_step == 6
+        found.append((weights(mine), (mine.replay if module is Own else mine.method).state_dict()))
+    assert torch.equal(found[0][0], found[1][0])
+    assert found[0][1].keys() == found[1][1].keys()
+    assert len(found[1][1]["age"]) > 0
+
+
 def test_a_plain_loader_inside_an_epoch_is_not_exact_and_lightning_says_so(tmp_path):
     with pytest.warns(UserWarning, match="your dataloader is not resumable"):
         unbroken, resumed = interrupted(tmp_path, lambda: (loader(pairs(12), 2),), 4, every_n_train_steps=1)

@@ -111,8 +111,8 @@ def generate(
     beams
         Width of the beam search; as in the recipe if left out.
     length
-        Characters to generate after each beginning of a text, tokens of a Hugging Face model's answer; as in the recipe
-        if left out.
+        Characters to generate after each beginning of a text, tokens of a Hugging Face model's answer, steps after a
+        table's newest row; as in the recipe if left out.
     num_samples
         Sample paths of a series, drawn from the law that a model with a head predicts: a column each beside the
         forecast, or with --quantiles the paths that those are computed from (then 100 if left out).

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -95,7 +95,7 @@ def training_step(module: LightningModule, model: Any, batch: Any, method: Metho
     fresh, callback.fresh = callback.fresh, False
     if fresh:
         _refuse(module, method)
-    micro_batch, step = callback.begin(_checked(batch, "training_step"), module.trainer)
+    micro_batch, step = callback.begin(_checked(batch, "training_step"), module.trainer, method)
     if fresh:
         _try_longest(module, model, micro_batch, method)
     outcome = method.run(model, micro_batch, step, fold(seed, "train"))
@@ -174,7 +174,8 @@ def _refuse(module: LightningModule, method: Method) -> None:
     if strategy in _SHARDED and getattr(method, "calls_model", True):
         problems.append(
             f"{method.name} calls the model as often as the data need it, which hangs under {strategy}, where every "
-            "process must make the same calls: use strategy='ddp', or teacher_forcing"
+            "process must make the same calls: use strategy='ddp', or a method that does not call it (teacher_forcing, "
+            "noise, word_dropout, raml, token-level unlikelihood)"
         )
     if problems:
         raise UserError(problems)
@@ -239,7 +240,8 @@ class FreerunCallback(Callback):
     At the end of validation and test: what ``validation_step`` has summed.
 
     Saved in checkpoints: the states of the global generators of PyTorch, NumPy and Python, of every process, which
-    Lightning leaves out; they are put back when training goes on. Coins and draws need nothing saved.
+    Lightning leaves out, and of methods that have one (``replay_buffer``, ``alpha="running"``); they are put back when
+    training goes on. Coins and draws need nothing saved.
 
     What it is not: a position in the data. In the middle of an epoch Lightning goes on with the data from its beginning
     unless the loader has ``state_dict`` and ``load_state_dict``.
@@ -257,6 +259,8 @@ class FreerunCallback(Callback):
         self._examples = 0
         self._epoch: float | None = None
         self._to_restore: dict[str, Any] | None = None
+        self._methods: dict[str, Method] = {}  # that have run, by name
+        self._kept: dict[str, Any] = {}  # states of methods in a checkpoint, until each runs
         self._scores: dict[tuple[int, str], list[float]] = {}
         self.scored = 0  # rows of this evaluation so far
 
@@ -272,8 +276,11 @@ class FreerunCallback(Callback):
             "Trainer(callbacks=[freerun.lightning.FreerunCallback()])"
         )
 
-    def begin(self, batch: Batch, trainer: Trainer) -> tuple[Batch, Step]:
+    def begin(self, batch: Batch, trainer: Trainer, method: Method) -> tuple[Batch, Step]:
         """A micro-batch with its rows numbered, and the optimizer step that it belongs to."""
+        if (state := self._kept.pop(method.name, None)) is not None:
+            cast(Any, method).load_state_dict(state)
+        self._methods[method.name] = method
         if self._window.micro_batches == 0:
             batches = trainer.num_training_batches
             inside = trainer.fit_loop.batch_idx / batches if math.isfinite(batches) else None
@@ -352,8 +359,10 @@ class FreerunCallback(Callback):
     on_test_epoch_end = on_validation_epoch_end
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep the generators' states of every process, and where in an epoch they were."""
+        """Keep the generators' states of every process, where in an epoch they were, and the states of methods."""
+        states_of = {name: getattr(method, "state_dict", dict)() for name, method in self._methods.items()}
         checkpoint[_SAVED] = {
+            "methods": self._kept | {name: state for name, state in states_of.items() if state},
             "states": of_all_processes(states()),
             "inside_epoch": not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch,
             "examples": self._examples,
@@ -364,7 +373,7 @@ class FreerunCallback(Callback):
         saved = checkpoint.get(_SAVED)
         if saved is None or trainer.state.fn != "fit":
             return
-        self._examples = saved["examples"]
+        self._examples, self._kept = saved["examples"], dict(saved["methods"])
         if trainer.global_rank >= len(saved["states"]):
             return  # another number of processes: their data are dealt out anew as well
         own = saved["states"][trainer.global_rank]
@@ -412,15 +421,6 @@ class FreerunModule(LightningModule):
         _check(model, method)
         self.model, self.method, self.optimizer = model, method, optimizer
         self.to_batch, self.seed, self.draw = to_batch, seed, draw
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the state of a method that has one."""
-        checkpoint["freerun_method"] = getattr(self.method, "state_dict", dict)()
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Give it back."""
-        load: Any = getattr(self.method, "load_state_dict", dict)
-        load(checkpoint.get("freerun_method", {}))
 
     def configure_callbacks(self) -> list[FreerunCallback]:
         return [FreerunCallback()]

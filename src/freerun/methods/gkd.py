@@ -108,10 +108,12 @@ class GKD(ScheduledSampling):
         draw: of own symbols: ``"sample"`` as published, or another.
         gate: ``"token"``, or ``"sequence"`` as published, or another of ``scheduled_sampling``.
         engine: as for ``scheduled_sampling``.
-        beta: in [0, 1]. The ends are limits of the formula over beta and 1 - beta: the loss jumps there, by the factor.
+        beta: in [0, 1]. At 0 and 1 the loss is the plain KL, which is the limit of the formula divided by beta or
+            1 - beta: so the loss jumps there.
         temperature: both models' logits are divided by it in the loss; that of the draw is the draw's.
         teacher: any Model over the student's symbols, or an adapted Hugging Face model, on the device of the batches.
-            In a recipe the folder of a run with the same data.
+            In a recipe the folder of a run with the same data, or for a Hugging Face model a folder or name of
+            transformers.
 
     Raises:
         UserError: arguments outside their range; targets that are values; a teacher with another number of symbols, on

@@ -62,8 +62,8 @@ class ProfessorForcing(TransformMethod):
     B(h) is the model's states (``hidden`` where it has it, else its outputs) on a history h ~ p(h | x) of its own, B(y)
     on gold; n is the number of a row's positions that count, which makes loss_D as large as a mean over rows.
     Samples are constants, states carry the gradient. The total is the sum of both losses, and the weights of the
-    discriminator get the gradient of loss_D alone, those of the model that of loss_G. Each loss is left out by the
-    discriminator's accuracy in the update before.
+    discriminator get the gradient of loss_D alone, those of the model that of loss_G. The discriminator's
+    accuracy in the update before decides whether each loss is used.
 
     The discriminator is a module of the method (``modules``): freerun's training loop trains it and keeps it in
     checkpoints, never in ``model/``, and does not average it. In a loop of one's own an optimizer must have it. One

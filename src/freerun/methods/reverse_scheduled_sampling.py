@@ -49,7 +49,7 @@ class ReverseScheduledSampling(TransformMethod):
         context_ratio: P(gold) for the leading entries that are otherwise never replaced, in [0, 1]; published: it
             rises.
         teacher_forcing_ratio: P(gold) for the others; published: it falls.
-            ``freerun.methods.reverse_scheduled_sampling(steps)`` gives
+            ``freerun.methods.reverse(steps)`` gives
             both as published, scaled to a run.
         gradient: as in ``scheduled_sampling``; published: full.
         draw: ``"auto"`` feeds values as predicted.

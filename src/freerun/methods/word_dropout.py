@@ -26,9 +26,9 @@ class WordDropout(TransformMethod):
 
     Args:
         teacher_forcing_ratio: P(gold) in [0, 1], Bowman's keep rate; a number or a schedule.
-        blank: id that is fed instead; None: the end symbol, which gold's history has nowhere before a counted target:
-            that of the model's own generation, and in a recipe that of the data. Of values the number that each channel
-            is; None: 0.
+        blank: id that is fed instead; None: the end symbol, of the model's own generation or, in a recipe, of the data.
+            It stands nowhere in gold's history before a target that counts. Of values the number that each channel is;
+            None: 0.
         each: ``"entry"`` (Bowman et al.), or ``"symbol"``: all entries of a row with the same symbol are hidden
             together (Gal and Ghahramani, who take zeros for the embedding and scale the others up).
         objective: ``"auto"``, or another.

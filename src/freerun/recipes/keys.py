@@ -57,7 +57,7 @@ def sections() -> dict[str, tuple[type[Any], tuple[str, ...]]]:
 
 
 def key_rows(cls: type[Any], leave_out: Sequence[str] = ()) -> list[Row]:
-    """Key, value, default and meaning of each key of a section.
+    """Key, value, default and meaning of each key of a section, but for those that it refuses.
 
     >>> key_rows(CompareSettings, ("arms", "seeds", "margin"))
     [('workers', 'whole number, from 1 to 1024', '1', 'runs at a time.')]
@@ -66,7 +66,7 @@ def key_rows(cls: type[Any], leave_out: Sequence[str] = ()) -> list[Row]:
     return [
         (each.name, _typed(hints[each.name], each) + _bounds(cls, each), _default(each), known.get(each.name, ""))
         for each in section_fields(cls)
-        if each.name not in leave_out
+        if each.name not in leave_out and each.name not in getattr(cls, "without", {})
     ]
 
 

@@ -43,8 +43,8 @@ class TrainSettings(Arguments):
         threads: threads of PyTorch on the CPU.
         evaluate_every: updates between two evaluations on dev (one more follows the last update).
         evaluate_items: dev items used while training (None: all); the task reads it.
-        min_delta: share of the best score so far by which another must be better to take its part (0.02: by 2 %): a
-            gain on dev that is smaller than dev differs from test is none.
+        min_delta: a later evaluation counts as better only if it is better by this share of the best score so far
+            (0.02: by 2 %): a gain on dev that is smaller than dev differs from test is none.
         patience: evaluations without a better score before training stops early (None: never).
         select: dev score by which the best weights are chosen: a free-running metric (``per``, or in full
             ``free_running_per``), or a ``teacher_forced_`` one.
