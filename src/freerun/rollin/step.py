@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -56,8 +57,12 @@ def step_roll_in(model: Any, batch: Batch, replacement: Replacement) -> RollIn:
     last = int(times[-1])
     history = replacement.gold.transpose(0, 1).clone(memory_format=torch.contiguous_format)  # time, batch
     state = model.start(batch)
-    embed = _embedding(model, history[:last], state)
-    inputs = _gold_inputs(embed, history[:last], replacement.replaced[:, :last].t())
+    table = _table(model, history[:last], state)
+    if table is None:
+        embed, inputs = model.embed, _gold_inputs(model.embed, history[:last], replacement.replaced[:, :last].t())
+    else:  # a row of it costs less than leaving some out
+        embed = partial(_looked_up, table)
+        inputs = embed(history[:last])
     start = 0
     first = int(times[0])
     if has(model, Reader) and first > 1:  # a prompt that all rows have
@@ -99,16 +104,19 @@ def _gold_inputs(embed: Callable[[Tensor], Tensor], history: Tensor, own: Tensor
     return inputs.index_copy_(0, kept, vectors).unflatten(0, own.shape)
 
 
-def _embedding(model: Any, history: Tensor, state: Any) -> Callable[[Tensor], Tensor]:
-    """``model.embed``, or a table of it over all symbols where that is the smaller work."""
+def _table(model: Any, history: Tensor, state: Any) -> Tensor | None:
+    """``model.embed`` of all symbols, where that is the smaller work; else None."""
     if history.dim() != 2 or history.numel() == 0:
-        return model.embed
+        return None
     largest = int(history.max())
     # more symbols than entries, or ids that are no outputs (of a prompt), which only the model knows
     if largest >= history.numel():
-        return model.embed
+        return None
     vocab = checked_rows(model.output(state, history.new_zeros(1)), 1).shape[-1]
     if vocab > history.numel() or largest >= vocab:
-        return model.embed
-    table = model.embed(torch.arange(vocab, device=history.device))
-    return lambda entries: table.index_select(0, entries.flatten()).unflatten(0, entries.shape)
+        return None
+    return model.embed(torch.arange(vocab, device=history.device))
+
+
+def _looked_up(table: Tensor, entries: Tensor) -> Tensor:
+    return table.index_select(0, entries.flatten()).unflatten(0, entries.shape)
