@@ -114,7 +114,7 @@ def _default(each: Field[Any]) -> str:
     if required(each):
         return "none: it is required"
     if each.name == "select":
-        return "by the data; crps where evaluate.num_samples scores a law"
+        return "the usual score of the data; crps if evaluate.num_samples is above 0"
     if each.default is None or each.default_factory is not MISSING:
         return "none"
     value = list(each.default) if isinstance(each.default, tuple) else each.default
