@@ -359,11 +359,11 @@ class FreerunCallback(Callback):
     on_test_epoch_end = on_validation_epoch_end
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep the generators' states of every process, where in an epoch they were, and the states of methods."""
+        """Keep of every process the states of generators and methods, and where in an epoch they were."""
         states_of = {name: getattr(method, "state_dict", dict)() for name, method in self._methods.items()}
         checkpoint[_SAVED] = {
-            "methods": self._kept | {name: state for name, state in states_of.items() if state},
             "states": of_all_processes(states()),
+            "methods": of_all_processes(self._kept | {name: state for name, state in states_of.items() if state}),
             "inside_epoch": not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch,
             "examples": self._examples,
         }
@@ -373,7 +373,8 @@ class FreerunCallback(Callback):
         saved = checkpoint.get(_SAVED)
         if saved is None or trainer.state.fn != "fit":
             return
-        self._examples, self._kept = saved["examples"], dict(saved["methods"])
+        self._examples, methods = saved["examples"], saved.get("methods", [{}])
+        self._kept = dict(methods[min(trainer.global_rank, len(methods) - 1)])
         if trainer.global_rank >= len(saved["states"]):
             return  # another number of processes: their data are dealt out anew as well
         own = saved["states"][trainer.global_rank]
