@@ -40,11 +40,11 @@ SHARED = """\
 Most methods also take `horizon` (`None`, or a schedule, also one that draws; required by `multi_step` and
 `pushforward`, 1 in `replay_buffer`), the number of replaceable entries of each row that are used (the rest of the row
 is cut off), `loss_on` (`'all'`), the steps that carry loss: `'all'`, `'last'`, `'after_warmup'` or a weight for each
-lead time, and `target` (`'gold'`), what each position should predict on the history that is fed. A method in which one
-of the three has no effect refuses it: those on own runs to their end all three, `pushforward` `loss_on` and `target`,
-`gkd` and `raml` `target`; `dagger` has `expert` in its place. Which entries are gold,
- where the gradient is cut, which steps carry loss, what they should
-predict and how long the horizon is are five independent choices: see [vectors](vectors.md).
+lead time, and `target` (`'gold'`), what each position should predict on the history that is fed. Where one of
+the three has no effect it is no argument. Not taken are {lacking}.
+
+Which entries are gold, where the gradient is cut, which steps carry loss, what they should predict and how long the
+horizon is are five independent choices: see [vectors](vectors.md).
 """
 
 PAPERS = """\
@@ -186,7 +186,7 @@ def methods() -> str:
     parts = [
         HEAD,
         "## Methods\n\n" + _methods(),
-        SHARED,
+        SHARED.format(lacking=_lacking()),
         "## Presets\n\nPublished settings, as functions of the run's length: `fr.falling(steps)` "
         "(`bptt_sa` and `reverse` in `fr.methods`).\n\n" + _presets(),
         "## Schedules\n\nThe value at position `s`, counted in optimizer steps (`unit`: or samples, or epochs). With\n"
@@ -292,6 +292,19 @@ def _code(text: str) -> str:
 def _formula(text: str) -> str:
     lines = [part.strip() for line in text.splitlines() for part in line.split(";  ")]
     return "<br>".join(_code(line) for line in lines)
+
+
+def _lacking() -> str:
+    """Which methods do not take the arguments that most have."""
+    parts: list[str] = []
+    for name in ("horizon", "loss_on", "target"):
+        without = [
+            f"`{method}`"
+            for method, cls in fr.METHODS.items()
+            if name in getattr(cls, "without", {}) or name not in {each.name for each in fields(cls)}
+        ]
+        parts.append(f"`{name}` by {', '.join(without)}")
+    return "; ".join(parts)
 
 
 def _of_method(cls: type[Any]) -> str:

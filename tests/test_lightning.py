@@ -199,8 +199,27 @@ def test_the_state_of_a_method_goes_on_too(tmp_path, module):
         assert run.global_step == 6
         found.append((weights(mine), (mine.replay if module is Own else mine.method).state_dict()))
     assert torch.equal(found[0][0], found[1][0])
-    assert found[0][1].keys() == found[1][1].keys()
-    assert len(found[1][1]["age"]) > 0
+    (kept, again) = (state for _, state in found)
+    assert kept.keys() == again.keys()
+    assert all(torch.equal(torch.as_tensor(kept[name]), torch.as_tensor(again[name])) for name in kept)
+    assert len(again["age"]) > 0
+
+
+@pytest.mark.parametrize(("rank", "expected"), [(0, "first"), (1, "second"), (3, "second")])
+def test_every_process_goes_on_with_its_own_state(monkeypatch, rank, expected):
+    run, saved, states_of = trainer(), {}, {}
+    for name, level in (("first", 0.0), ("second", 1.0)):
+        method = Own().replay
+        method.run(Own().net, fr.Batch(torch.full((4, 9, 2), level, dtype=torch.float64)), 0, 0)
+        states_of[name] = method.state_dict()
+    FreerunCallback().on_save_checkpoint(run, Own(), saved)
+    saved["freerun"]["methods"] = [{"replay_buffer": state} for state in states_of.values()]
+    monkeypatch.setattr(type(run), "global_rank", property(lambda self: rank))
+    run.state.fn = "fit"
+    callback, method = FreerunCallback(), Own().replay
+    callback.on_load_checkpoint(run, Own(), saved)
+    callback.begin(fr.Batch(torch.randn(4, 9, 2, dtype=torch.float64)), run, method)
+    assert torch.equal(method.state_dict()["targets"], states_of[expected]["targets"])
 
 
 def test_a_plain_loader_inside_an_epoch_is_not_exact_and_lightning_says_so(tmp_path):
