@@ -3,6 +3,7 @@
 import random
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy
@@ -207,6 +208,7 @@ def test_the_state_of_a_method_goes_on_too(tmp_path, module):
 
 @pytest.mark.parametrize(("rank", "expected"), [(0, "first"), (1, "second"), (3, "second")])
 def test_every_process_goes_on_with_its_own_state(monkeypatch, rank, expected):
+    """Two wrote the checkpoint; other numbers of processes go on with a warning."""
     run, saved, states_of = trainer(), {}, {}
     for name, level in (("first", 0.0), ("second", 1.0)):
         method = Own().replay
@@ -214,10 +216,13 @@ def test_every_process_goes_on_with_its_own_state(monkeypatch, rank, expected):
         states_of[name] = method.state_dict()
     FreerunCallback().on_save_checkpoint(run, Own(), saved)
     saved["freerun"]["methods"] = [{"replay_buffer": state} for state in states_of.values()]
+    saved["freerun"]["states"] *= 2
     monkeypatch.setattr(type(run), "global_rank", property(lambda self: rank))
+    monkeypatch.setattr(type(run), "world_size", property(lambda self: max(rank + 1, 2)))
     run.state.fn = "fit"
     callback, method = FreerunCallback(), Own().replay
-    callback.on_load_checkpoint(run, Own(), saved)
+    with pytest.warns(UserWarning, match=r"2 process\(es\) wrote .* 4 read") if rank > 1 else nullcontext():
+        callback.on_load_checkpoint(run, Own(), saved)
     callback.begin(fr.Batch(torch.randn(4, 9, 2, dtype=torch.float64)), run, method)
     assert torch.equal(method.state_dict()["targets"], states_of[expected]["targets"])
 

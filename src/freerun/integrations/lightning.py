@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.nn import Module, Parameter
 from torch.optim import Optimizer
@@ -374,6 +374,12 @@ class FreerunCallback(Callback):
         if saved is None or trainer.state.fn != "fit":
             return
         self._examples, methods = saved["examples"], saved.get("methods", [{}])
+        before, now = len(saved["states"]), trainer.world_size
+        if before != now:
+            rank_zero_warn(
+                f"{before} process(es) wrote this checkpoint and {now} read it: batches are dealt out anew, so "
+                "training goes on, and not exactly as it would have"
+            )
         self._kept = dict(methods[min(trainer.global_rank, len(methods) - 1)])
         if trainer.global_rank >= len(saved["states"]):
             return  # another number of processes: their data are dealt out anew as well
