@@ -41,7 +41,7 @@ Most methods also take `horizon` (`None`, or a schedule, also one that draws; re
 `pushforward`, 1 in `replay_buffer`), the number of replaceable entries of each row that are used (the rest of the row
 is cut off), `loss_on` (`'all'`), the steps that carry loss: `'all'`, `'last'`, `'after_warmup'` or a weight for each
 lead time, and `target` (`'gold'`), what each position should predict on the history that is fed. Where one of
-the three has no effect it is no argument. Not taken are {lacking}.
+the three has no effect it is refused. Not taken are {lacking}.
 
 Which entries are gold, where the gradient is cut, which steps carry loss, what they should predict and how long the
 horizon is are five independent choices: see [vectors](vectors.md).
@@ -301,7 +301,7 @@ def _lacking() -> str:
         without = [
             f"`{method}`"
             for method, cls in fr.METHODS.items()
-            if name in getattr(cls, "without", {}) or name not in {each.name for each in fields(cls)}
+            if name in getattr(cls, "without", {}) or name not in {each.name for each in fields(cls) if each.init}
         ]
         parts.append(f"`{name}` by {', '.join(without)}")
     return "; ".join(parts)

@@ -41,6 +41,11 @@ LINES: tuple[tuple[str, str, str], ...] = (
         "[with the demonstration before the teacher](on-policy.md)",
         "fr.gkd(0.0, beta=1.0, teacher=teacher)",
     ),
+    (
+        "Kim, Y. and Rush, A. M. (2016). Sequence-level knowledge distillation. EMNLP. arXiv:1606.07947",
+        "by word; by sequence it is teacher forcing on what the teacher has generated",
+        "fr.gkd(1.0, beta=0.0, teacher=teacher)",
+    ),
     ("professor_forcing", "", "fr.professor_forcing()"),
     ("dagger", "", 'fr.dagger(table(values=[1.0, 0.0], unit="epoch"), expert=expert)'),
     ("consistency", "", "fr.consistency(linear(start=1.0, end=0.5, steps=50_000))"),

@@ -59,7 +59,7 @@ TEXT_EXPECTED = {
     "bentrevett/pytorch-seq2seq": (lambda s: 0.5, "step", "greedy"),
     "Ludwig, as meant": (lambda s: max(0, 1 - 0.01 * s), "step", "greedy"),
     "self-critical.pytorch": (lambda e: 1 - min(0.05 * (e // 5), 0.25), "token", "auto"),
-    "TRL GKD, its roll-in": (lambda s: 1 - 0.5, "batch", fr.draws.sample(temperature=0.9)),
+    "TRL GKD": (lambda s: 1 - 0.5, "batch", fr.draws.sample(temperature=0.9)),
     "TRL DistillationTrainer": (lambda s: 0.0, "token", "sample"),
     "ms-swift, --rlhf_type gkd": (lambda s: 1 - 0.5, "batch", fr.draws.sample(temperature=0.9)),
     "k2 MWERLoss": (lambda s: 0.0, "prefix", "sample"),

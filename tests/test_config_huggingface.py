@@ -135,6 +135,24 @@ def test_conversations_without_a_chat_template(recipe, tmp_path):
     assert transformers.AutoTokenizer.from_pretrained(model).chat_template == CHAT
 
 
+@pytest.mark.parametrize("name", ["minimum_risk", "optimal_completion", "scheduled_sampling", "sentence_oracle"])
+def test_a_row_that_a_method_cannot_honour_is_refused_before_anything_is_written(recipe, tmp_path, name):
+    """One conversation of 30 has two answers that are learnt, and the shortest, on which methods are tried, has not."""
+    talking = model_folder(tmp_path / "talking", "gpt2", chat=CHAT)
+    single = [{"messages": one["messages"][2:]} for one in rows("messages")]
+    more = "teacher_forcing_ratio = 0.5" * (name in ("scheduled_sampling", "sentence_oracle"))
+    if name == "scheduled_sampling":
+        more += '\ntarget = { target = "optimal_completion", end = 1 }'
+    options = {"model": talking, "shape": "messages", "method": f'name = "{name}"\n{more}\n'}
+    (problem,) = refused(
+        recipe(records=[*single[:-1], rows("messages")[-1]], **options), "data.dev=0.1", "data.test=0.1"
+    )
+    assert "of the training data: row 0 has " in problem
+    assert "between others" in problem
+    path = recipe(records=single, **options)
+    finished(path, tmp_path / "out", "train.updates=1", "data.dev=0.1", "data.test=0.1")
+
+
 def test_settings_without_effect_on_what_the_records_turn_out_to_be(recipe, tmp_path):
     talking = model_folder(tmp_path / "talking", "gpt2", chat=CHAT)
     path = recipe(shape="messages", model=talking)

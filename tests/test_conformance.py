@@ -305,6 +305,7 @@ def test_a_method_declares_what_of_its_loss_a_trainer_with_a_loss_of_its_own_wou
     assert {"loss_on changes the loss", "objective changes the loss"} <= dropped or name in (
         "pushforward",
         "gkd",
+        "unlikelihood",
         *OWN_RUNS,
     )
 

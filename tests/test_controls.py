@@ -261,6 +261,10 @@ WRONG = {
     "two": ({"seeds": [0], "arms": [OWN, OWN | {"label": "b"}, {"control": "matched"}]}, "own, b do"),
     "both": ({"seeds": [0], "arms": [OWN, {"control": "matched", "method": "teacher_forcing"}]}, "or a `control`"),
     "alone": ({"seeds": [0], "arms": [OWN | {"of": "own"}]}, "this arm has no `control`"),
+    "lengths": (
+        {"seeds": [0], "arms": [{"label": "o", "method": {"name": "optimal_completion"}}, {"control": "confusion"}]},
+        "runs of 'o' are of their own lengths, so no entry of theirs stands in place of gold's",
+    ),
 }
 
 
@@ -312,6 +316,9 @@ def test_controls_of_a_model_of_ones_own():
     )
     refused(["arm c: control('confusion') means the one arm", "there is none"], fr.compare, lambda: seq2seq("gru"),
             batches, {"gold": fr.teacher_forcing(), "c": fr.control("confusion")}, seeds=[0], updates=1)  # fmt: skip
+    lengths = {"gold": fr.teacher_forcing(), "own": fr.minimum_risk(end=0), "c": fr.control("confusion")}
+    refused("arm c: runs of own are of their own lengths", fr.compare, lambda: seq2seq("gru"), batches, lengths,
+            seeds=[0], updates=1)  # fmt: skip
     g = torch.Generator().manual_seed(0)
     context = torch.randn(4, 5, 2, generator=g)
     values = {split: [fr.Batch(torch.randn(4, 6, 2, generator=g), context=context)] for split in batches}

@@ -117,7 +117,16 @@ def test_nothing_is_left_to_learn_from_a_teacher_with_the_same_weights(beta):
     outcome = fr.gkd(0.0, beta=beta, teacher=copy.deepcopy(model)).run(model, batch, STEP, KEY)
     assert abs(outcome.total.item()) < 1e-13
     assert max(float(g.abs().max()) for g in gradients(model, outcome.loss).values()) < 1e-13
-    assert outcome.report["support_common"] == outcome.report["support_of"] == 5 * int(batch.mask.sum())
+    assert outcome.report["support_common"] == outcome.report["support_of"] == 2 * int(batch.mask.sum())
+
+
+@pytest.mark.parametrize(("vocab", "near"), [(1, 1), (3, 1), (8, 4), (20, 10), (50, 10)])
+def test_the_overlap_is_of_the_likeliest_symbols_never_of_all_of_several(vocab, near):
+    """Student and teacher rank the symbols in opposite order."""
+    ids = torch.zeros(1, 2, dtype=torch.long)
+    logits = torch.arange(vocab).double().expand(1, 2, vocab)
+    report = fr.gkd(1.0, teacher=lambda batch: -logits).run(lambda batch: logits, fr.Batch(ids), 0).report
+    assert (report["support_common"], report["support_of"]) == (2 * (vocab == 1), 2 * near)
 
 
 def test_ratio_1_is_distillation_on_the_data_bit_for_bit_and_calls_each_model_once():
@@ -161,6 +170,36 @@ def test_its_identity_is_the_teachers_weights():
     assert repr(fr.gkd(0.5, teacher=other(teacher))) != repr(method)
 
 
+class Half(torch.nn.Module):
+    """A model whose logits are multiplied by a number that is no weight."""
+
+    def __init__(self, model: torch.nn.Module, factor: float = 0.5) -> None:
+        super().__init__()
+        self.model, self.factor = model, factor
+
+    def forward(self, batch: fr.Batch) -> torch.Tensor:
+        return self.factor * self.model(batch)
+
+
+def test_teachers_of_the_same_weights_and_other_settings_differ():
+    pairs = [[Half(seq2seq(), 0.5), Half(seq2seq(), 0.25)], [language_model(heads=n) for n in (1, 2)]]
+    for one, other in pairs:
+        other.load_state_dict(one.state_dict())
+        assert fr.gkd(0.5, teacher=one) == fr.gkd(0.5, teacher=copy.deepcopy(one).eval())
+        assert fr.gkd(0.5, teacher=one) != fr.gkd(0.5, teacher=other)
+        assert repr(fr.gkd(0.5, teacher=one)) != repr(fr.gkd(0.5, teacher=other))
+
+
+def test_a_teacher_with_the_students_weights_is_refused_where_it_predicts_the_same():
+    model, batch = transformer(dropout=0.3), ragged()
+    same = "has weights of the student and predicts the same"
+    refused(same, fr.gkd(1.0, teacher=ForwardOnly(model)), model, batch, STEP)
+    assert fr.gkd(1.0, teacher=ForwardOnly(copy.deepcopy(model)))(model, batch, STEP) > 0
+    assert fr.gkd(1.0, teacher=Half(model))(model, batch, STEP) > 0  # it predicts otherwise
+    nothing = batch.replace(mask=torch.zeros_like(batch.mask), eligible=batch.mask)
+    assert fr.gkd(1.0, teacher=ForwardOnly(model))(model, nothing, STEP) == 0
+
+
 def test_what_does_not_fit_is_refused_by_name():
     model, batch = seq2seq(), ragged()
     larger = fr.models.RecurrentSeq2Seq(6, 7, size=8).double()
@@ -172,6 +211,8 @@ def test_what_does_not_fit_is_refused_by_name():
     refused("is a folder, which recipes load", fr.gkd(0.5, teacher="runs/a"), model, batch, STEP)
     refused("that is a class", fr.gkd, 0.5, teacher=torch.nn.GRU)
     refused("beta must lie", fr.gkd, 0.5, teacher=larger, beta=1.5)
+    for draw in ("soft_argmax", fr.draws.soft_argmax(2.0)):
+        refused("feeds mixtures, which a teacher cannot read", fr.gkd, 0.5, teacher=larger, draw=draw)
     refused("temperature must be above 0", fr.gkd, 0.5, teacher=larger, temperature=0.0)
     refused("target has no effect with gkd", fr.gkd, 0.5, teacher=larger, target="optimal_completion")
     values = fr.Batch(torch.zeros(1, 3, 2))
@@ -261,6 +302,26 @@ def test_its_gradient_is_passed_on_once():
     raises(fr.errors.UserError, "a second backward through the same divergence from a teacher", loss.backward)
 
 
+@pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
+def test_in_float16_under_loss_scaling_small_gradients_are_not_lost(beta, monkeypatch):
+    """At scale 1 up to 64 % of these would be 0, and the error 19 %; autograd's own loses under 0.1 %."""
+    monkeypatch.setattr(gkd, "_CHUNK", 100_000)  # two positions at a time
+    g = torch.Generator().manual_seed(0)
+    student = torch.randn(1, 5, 50_000, generator=g)
+    teacher = (student + 0.01 * torch.randn(1, 5, 50_000, generator=g)).half()
+    ids, scale = torch.zeros(1, 5, dtype=torch.long), 2**16 / 5
+    batch = fr.Batch(ids, ids, torch.arange(5)[None] != 2)
+    logits = student.half().requires_grad_()
+    (fr.gkd(1.0, beta=beta, teacher=lambda batch: teacher).run(lambda batch: logits, batch, 0).total * scale).backward()
+    exact = student.half().double().requires_grad_()
+    gkd.divergence(exact[batch.mask], teacher.double()[batch.mask], beta).sum().backward()
+    found = logits.grad.double() / scale
+    assert found.dtype != logits.grad.dtype == torch.float16
+    assert (found[batch.mask] == 0).double().mean() < 1e-3
+    assert (found - exact.grad).norm() < 1e-3 * exact.grad.norm()
+    assert not found[~batch.mask].any()
+
+
 class Bigram(torch.nn.Module):
     """A language over six symbols that depends on the previous one."""
 
@@ -275,17 +336,23 @@ class Bigram(torch.nn.Module):
 
 
 def test_on_its_own_histories_the_student_learns_what_the_teacher_would_do_there():
-    """The data hold two symbols only; after the others, where own histories lead, only a teacher's word is heard."""
+    """The data hold two symbols only; after the others, where own histories lead, only a teacher's word is heard.
+
+    Over 20 seeds, at beta 0.5, on gold 0.48 to 1.16 nats are left there, on own at most 0.0022, and from gold to own at
+    most 0.0002.
+    """
     teacher, ids = Bigram(0, 2.0), torch.tensor([[0, 1] * 8]).expand(8, 16)
     batch = fr.Batch(ids)
     gaps = []
-    for ratio in (1.0, 0.0):
+    for ratio in (1.0, 0.0, fr.schedules.linear(start=1.0, end=0.0, steps=75)):
         student = Bigram(1, 0.1)
         optimizer = torch.optim.Adam(student.parameters(), lr=0.1)
         for step in range(150):
             optimizer.zero_grad()
-            fr.gkd(ratio, beta=0.0, teacher=teacher)(student, batch, step, 0).backward()
+            fr.gkd(ratio, teacher=teacher)(student, batch, step, 0).backward()
             optimizer.step()
         apart = gkd.divergence(student.table[2:6], teacher.table[2:6], 0.0)
         gaps.append(float(apart.mean().detach()))
-    assert gaps[1] < 0.1 * gaps[0]
+    gold, own, falling = gaps
+    assert gold > 0.3
+    assert max(own, falling) < 0.01

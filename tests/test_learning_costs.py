@@ -1,4 +1,4 @@
-"""Methods that learn from their own runs to the end do what they are for, where teacher forcing does not."""
+"""Methods that learn from their own entries do what they are for, where teacher forcing does not."""
 
 import copy
 from functools import lru_cache
@@ -204,3 +204,67 @@ def test_optimal_completions_go_on_from_a_wrong_beginning():
         left[name] = [wrong(model) for model in models]
     assert left["own"] == [0.75] * 3
     assert sum(left["gold"]) / 3 > 1.3
+
+
+def test_oracle_sentences_go_on_from_a_wrong_beginning():
+    """Their beginning is wrong wherever the beam has not gold's, and what follows is gold's in any case.
+
+    Of 20 seeds all come to the least, 0.75 edits a row, and teacher forcing to 1.25 to 5.5, as above.
+    """
+    left = {}
+    for name, method in {"own": fr.sentence_oracle(0.0, beams=2, end=END), "gold": fr.teacher_forcing()}.items():
+        models = [
+            fitted(Pairs(n), method, lambda g: answers(torch.randint(4, (16,), generator=g)), n, 60) for n in range(3)
+        ]
+        left[name] = [wrong(model) for model in models]
+    assert left["own"] == [0.75] * 3
+    assert sum(left["gold"]) / 3 > 1.3
+
+
+class Relay(torch.nn.Module):
+    """Two entries: the first by the source, the second by the first alone."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        g = torch.Generator().manual_seed(seed)
+        self.first = torch.nn.Parameter(0.5 * torch.randn(5, SYMBOLS, generator=g))
+        self.second = torch.nn.Parameter(0.5 * torch.randn(SYMBOLS, SYMBOLS, generator=g))
+
+    def lookup(self, entries: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.one_hot(entries, SYMBOLS).to(self.second.dtype)
+
+    def outputs_from(self, batch: fr.Batch, vectors: torch.Tensor) -> torch.Tensor:
+        both = torch.stack([self.first[batch.context["source"]], vectors[:, 0] @ self.second], 1)
+        return both[:, : batch.time]
+
+    def forward(self, batch: fr.Batch) -> torch.Tensor:
+        return self.outputs_from(batch, self.lookup(batch.history))
+
+
+def relayed(source: torch.Tensor) -> fr.Batch:
+    """The second entry is the source; the first is always the same, and does not count."""
+    ids = torch.stack([torch.zeros_like(source), source], 1)
+    return fr.Batch(ids, context={"source": source}, rows=torch.arange(len(source)))
+
+
+def test_mixtures_teach_an_entry_what_a_later_one_needs():
+    """The first entry has no loss, and only if it names the source the second can be right: its gradient says so.
+
+    Of 20 seeds all sources are right with the gradient; without it 0.4 to 1.0 of the five, 0.63 on average, as far as
+    first entries happen to differ; after teacher forcing 0 to 0.6, 0.18 on average.
+    """
+    right = {}
+    for name, method in {
+        "mixtures": fr.free_running(draw="soft_argmax", loss_on="last"),
+        "cut": fr.free_running(draw="soft_argmax", gradient="none", loss_on="last"),
+        "gold": fr.teacher_forcing(loss_on="last"),
+    }.items():
+        found = []
+        for n in range(3):
+            model = fitted(Relay(n), method, lambda g: relayed(torch.randint(5, (16,), generator=g)), n, 100)
+            made = fr.generate(model, relayed(torch.arange(5)), length=2, end=None).entries
+            found.append(float((made[:, 1] == torch.arange(5)).double().mean()))
+        right[name] = sum(found) / 3
+    assert right["mixtures"] > 0.92
+    assert right["cut"] < 0.85
+    assert right["gold"] < 0.5

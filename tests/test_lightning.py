@@ -1,5 +1,6 @@
 """Lightning: the steps are those of a plain loop, however a batch is cut, and a resumed run is an unbroken one."""
 
+import math
 import random
 import subprocess
 import sys
@@ -225,6 +226,15 @@ def test_every_process_goes_on_with_its_own_state(monkeypatch, rank, expected):
         callback.on_load_checkpoint(run, Own(), saved)
     callback.begin(fr.Batch(torch.randn(4, 9, 2, dtype=torch.float64)), run, method)
     assert torch.equal(method.state_dict()["targets"], states_of[expected]["targets"])
+
+
+def test_what_a_method_would_refuse_later_is_refused_in_the_first_step():
+    """A cost that is no number, of runs that begin when the ratio has fallen."""
+    falling = fr.schedules.linear(start=1.0, end=0.0, steps=100)
+    method = fr.self_critical(lambda ids, gold: math.nan, end=0, teacher_forcing_ratio=falling)
+    ended = [(word.index_fill(0, torch.tensor([0]), 0), len(word)) for word, _ in pairs()]  # its reversal ends with 0
+    module = FreerunModule(network(), method, sgd)
+    refused("must return a finite number", trainer().fit, module, loader(ended, 2))
 
 
 def test_a_plain_loader_inside_an_epoch_is_not_exact_and_lightning_says_so(tmp_path):

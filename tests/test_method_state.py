@@ -13,9 +13,12 @@ from torch import Tensor
 import freerun as fr
 from builders import raises
 from freerun.errors import CheckpointError
+from freerun.recipes import load_recipe
+from freerun.recipes.train import run_recipe
 from freerun.training.weights import unpack
 from hf_trainer_world import WORLDS, make
 from test_run_folder import killed_at
+from tiny_recipes import TINY
 from training_world import fingerprints, make_task, train
 
 METHOD = "method.safetensors"
@@ -131,3 +134,20 @@ def test_a_cost_of_the_same_name_and_another_text_is_named_where_a_run_goes_on(t
     raises(CheckpointError, message, train, tmp_path / "run", method=method("equal"), resume=True)
     killed_at(3, lambda: train(tmp_path / "run", method=method("length"), resume=True))
     train(tmp_path / "run", method=method("equal"), resume=True, allow=["method"])
+
+
+def test_a_refused_change_leaves_the_recipe_as_it_was(tmp_path):
+    """Allowed, and found impossible where the state of the method is put back: then nothing has been written."""
+
+    def run(size: int, **more: Any) -> Any:
+        method = f'name = "professor_forcing"\nsize = {size}\n'
+        text = TINY[: TINY.index('name = "scheduled')] + method + TINY[TINY.index("\n[train]") :]
+        path = tmp_path / f"size-{size}.toml"
+        path.write_text(text)
+        return run_recipe(load_recipe(path), tmp_path / "run", progress=False, **more)
+
+    killed_at(9, lambda: run(4))
+    before = (tmp_path / "run" / "recipe.toml").read_text()
+    raises(CheckpointError, "size", run, 8, resume=True, allow=["method"])
+    assert (tmp_path / "run" / "recipe.toml").read_text() == before
+    assert run(4, resume=True)["finished"]

@@ -67,6 +67,26 @@ def test_the_value_is_that_of_the_naive_rule(rule):
         assert again(1000) == max(rule.get("start", 1.0), rule.get("floor", 0.0))
 
 
+@pytest.mark.parametrize("higher", [False, True])
+@pytest.mark.parametrize("min_delta", [0.0, 0.1])
+@pytest.mark.parametrize("patience", [1, 2, 3])
+def test_it_changes_when_pytorchs_schedule_does_whose_patience_is_one_less(patience, min_delta, higher):
+    total = 0
+    for seed in range(20):
+        draw, ours = random.Random(seed), s.plateau(change=1.0, start=100.0, patience=patience, min_delta=min_delta)
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+        theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            optimizer, "max" if higher else "min", factor=0.5, patience=patience - 1, threshold=min_delta, eps=0.0
+        )
+        for step in range(30):
+            score = draw.choice([draw.uniform(1, 2), 1.5, math.nan])
+            ours.observe(score, step, higher=higher)
+            theirs.step(score)
+            assert 100 - ours(step) == -math.log2(optimizer.param_groups[0]["lr"])
+        total += 100 - ours(30)
+    assert total > 50
+
+
 def test_what_is_printed_and_where_it_may_go():
     assert repr(s.plateau(change=0.25, patience=2)) == (
         "plateau(change=0.25, start=1.0, end=0.0, patience=2, min_delta=0.0, signal='score')"

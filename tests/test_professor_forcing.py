@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,13 +12,15 @@ from torch.nn.functional import logsigmoid
 
 import freerun as fr
 from builders import ForwardOnly, gradients, language_model, prompted, ragged, raises, refused, seq2seq
+from freerun.keys import fold
 from freerun.methods.controls import refuse_modules
+from freerun.methods.professor_forcing import Discriminator
 from freerun.training.parallelize import ParallelRun
 from freerun.training.processes import Processes
 from freerun.training.weights import unpack
 from test_conformance import vector_batch, vector_model
 from test_run_folder import killed_at
-from training_world import fingerprints, lines, train
+from training_world import SMALL, fingerprints, lines, make_model, make_task, train
 
 KEY, STEP = 5, 3
 BACKENDS = {
@@ -25,7 +28,20 @@ BACKENDS = {
     "language model, left prompts": lambda: (language_model(), prompted("left")),
     "forward only": lambda: (ForwardOnly(seq2seq()), ragged()),
     "vectors": lambda: (vector_model(), vector_batch()),
+    "weights": lambda: (seq2seq(), weighed(ragged())),
 }
+
+
+def weighed(batch: fr.Batch) -> fr.Batch:
+    g = torch.Generator().manual_seed(0)
+    return batch.replace(weights=0.5 + torch.rand(batch.mask.shape, generator=g, dtype=torch.float64))
+
+
+def every_second(batch: fr.Batch, history: Tensor) -> Tensor:
+    """Gold, in rows of even number at every second position alone, in row 12 nowhere."""
+    even, times = batch.row_numbers[:, None] % 2 == 0, torch.arange(batch.time)
+    left_out = even & (times % 2 == 0) | (batch.row_numbers[:, None] == 12)
+    return batch.targets.masked_fill(left_out, -1)
 
 
 def naive_logit(judge: Any, states: Tensor) -> Tensor:
@@ -60,19 +76,23 @@ def naive(method: Any, model: Any, batch: fr.Batch, *, train: bool, fool: bool) 
     """Gradients of the model by loss_G alone and of the discriminator by loss_D alone, and the sum of both losses."""
     judge = method.modules(model, batch, KEY)["discriminator"]
     free = batch.replace(history=fr.free_running(gradient="none").transform(model, batch, STEP, KEY).history.detach())
-    nll = fr.teacher_forcing().run(model, batch, STEP, KEY)
+    nll = fr.teacher_forcing(target=method.target).run(model, batch, STEP, KEY)
     on_gold, on_free = seen(model, batch), seen(model, free)
-    counted = sum(float(m.sum()) for m in batch.mask)
+    weights = batch.mask.double() if batch.weights is None else batch.weights * batch.mask
+    if method.target != "gold":
+        weights = weights * (method.target(batch, batch.history) >= 0)
+    counted = float(weights.sum())
     game, own = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
     for row in range(batch.size):
         here = batch.mask[row]
         if not here.any():
             continue
-        n = float(here.sum())
+        n = float(weights[row].sum())
+        mean = n / float(here.sum())
         gold, run = on_gold[row][here], on_free[row][here]
-        game = game - logsigmoid(naive_logit(judge, run)) * method.weight
+        game = game - logsigmoid(naive_logit(judge, run)) * method.weight * mean
         if method.both:
-            game = game - logsigmoid(-naive_logit(judge, gold)) * method.weight
+            game = game - logsigmoid(-naive_logit(judge, gold)) * method.weight * mean
         own = (
             own - n * logsigmoid(naive_logit(judge, gold.detach())) - n * logsigmoid(-naive_logit(judge, run.detach()))
         )
@@ -94,7 +114,7 @@ def of(loss: Tensor, module: nn.Module) -> dict[str, Tensor]:
 @pytest.mark.parametrize(("accuracy", "train", "fool"), [(0.5, True, False), (0.9, True, True), (1.0, False, True)])
 def test_loss_and_gradients_are_those_of_the_formula(backend, both, accuracy, train, fool):
     model, batch = BACKENDS[backend]()
-    method = fr.professor_forcing(0.7, both=both, size=3)
+    method = fr.professor_forcing(0.7, both=both, size=3, target=every_second if backend == "weights" else "gold")
     judge = method.modules(model, batch, KEY)["discriminator"]
     method.load_state_dict({**method.state_dict(), "accuracy": accuracy})
     expected, total = naive(method, model, batch, train=train, fool=fool)
@@ -106,6 +126,26 @@ def test_loss_and_gradients_are_those_of_the_formula(backend, both, accuracy, tr
     for name, value in expected.items():
         assert float((got[name] - value).abs().max()) <= 1e-10 * largest, name
     assert outcome.report["judged"] == 2 * int(batch.mask.any(1).sum())
+
+
+def test_uniform_weights_change_nothing_and_halves_add_up():
+    model, batch = seq2seq(), ragged(size=8)
+
+    def outcome(batch: fr.Batch, **more: Any) -> Any:
+        method = fr.professor_forcing(size=6, fool_above=0.0, both=True, **more)
+        method.modules(model, batch, KEY)
+        return method.run(model, batch, STEP, KEY)
+
+    whole = outcome(batch)
+    for weight in (0.5, 0.1):
+        same = outcome(batch.replace(weights=torch.full(batch.mask.shape, weight, dtype=torch.float64)))
+        assert same.loss.item() == pytest.approx(whole.loss.item(), rel=1e-10)
+    for each in (batch, weighed(batch)):
+        whole = outcome(each, target=every_second)
+        parts = [each.select(torch.tensor(rows)) for rows in ([0, 2, 4, 6], [1, 3, 5, 7])]
+        halves = [outcome(part, target=every_second) for part in parts]
+        assert sum(half.total.item() for half in halves) == pytest.approx(whole.total.item(), rel=1e-10)
+        assert sum(half.count.item() for half in halves) == pytest.approx(whole.count.item(), rel=1e-10)
 
 
 def test_off_has_no_discriminator_and_a_schedule_may_begin_there():
@@ -171,6 +211,38 @@ def test_a_resumed_run_is_unbroken_and_the_exported_model_is_the_model_alone(tmp
     assert all(0 <= each["discriminator_accuracy"] <= 1 for each in lines(tmp_path / "one", "update"))
 
 
+def test_the_models_update_is_clipped_by_its_own_gradient_and_logged_so(tmp_path):
+    """The first update, in which no state is to fool the discriminator yet, is that of teacher forcing."""
+    settings = replace(SMALL, updates=1, optimizer="sgd", lr=0.1, warmup=0, clip=0.02, evaluate_every=1, ema=0.0)
+    found = []
+    for method in (fr.teacher_forcing(), fr.professor_forcing(size=64)):
+        model = make_model(make_task(), dropout=0.0).double()
+        train(tmp_path / method.name, settings, model=model, method=method)
+        found.append((torch.cat([each.detach().flatten() for each in model.parameters()]), method))
+    norms = [lines(tmp_path / method.name, "update")[0]["grad_norm"] for _, method in found]
+    assert min(norms) > 0.1
+    assert norms[0] == pytest.approx(norms[1], rel=1e-12)
+    assert torch.allclose(found[0][0], found[1][0], rtol=1e-12, atol=0)
+    own = found[1][1]
+    begun = fr.professor_forcing(size=64).modules(model, make_task().batch([0], torch.arange(1)), fold(0, "train"))
+    moved = zip(begun.parameters(), own.modules(None, None).parameters(), strict=True)
+    way = nn.utils.get_total_norm([(a - b).detach() for a, b in moved])
+    assert float(way) == pytest.approx(0.1 * 0.02, rel=1e-9)
+
+
+def test_a_gradient_of_the_discriminator_that_is_not_finite_stops_before_the_update(tmp_path, monkeypatch):
+    begin = Discriminator.__init__
+
+    def broken(self, *sizes):
+        begin(self, *sizes)
+        self.mlp[0].bias.register_hook(lambda gradient: gradient / 0)
+
+    monkeypatch.setattr(Discriminator, "__init__", broken)
+    method = fr.professor_forcing(size=4)
+    stopped = r"update 0, .* gradient norm [\d.]+ and (inf|nan)"
+    raises(fr.errors.DivergedError, stopped, train, tmp_path / "run", method=method)
+
+
 def test_another_method_goes_on_with_a_run(tmp_path):
     killed_at(12, lambda: train(tmp_path / "run", method=fr.professor_forcing(size=4)))
     train(tmp_path / "run", method=fr.teacher_forcing(), resume=True, allow=["method"])
@@ -196,11 +268,12 @@ def test_trainers_of_others_and_sharding_refuse_it():
     refused("'fsdp' would shard", ParallelRun, model, method, Processes(0, 2), "fsdp", owned=owned)
 
 
-def test_an_optimizer_without_the_discriminator_is_refused():
+@pytest.mark.parametrize("fused", [False, True])
+def test_an_optimizer_without_the_discriminator_is_refused(fused):
     model, batch = BACKENDS["gru"]()
     method, whole = fr.professor_forcing(size=3), fr.professor_forcing(size=3)
-    alone = torch.optim.Adam(model.parameters())
-    both = torch.optim.Adam([*model.parameters(), *whole.modules(model, batch, KEY).parameters()])
+    alone = torch.optim.Adam(model.parameters(), fused=fused)
+    both = torch.optim.Adam([*model.parameters(), *whole.modules(model, batch, KEY).parameters()], fused=fused)
     for step in range(8):
         for half in range(2):  # micro-batches of one update
             whole(model, batch, step=step, key=KEY + half).backward()
@@ -211,7 +284,7 @@ def test_an_optimizer_without_the_discriminator_is_refused():
             method(model, batch, step=step, key=KEY).backward()
             alone.step()
 
-    refused("has had a gradient in three updates and was never changed", loop)
+    refused("in three updates of the model the discriminator .* was never changed", loop)
 
 
 def test_a_discriminator_that_is_trained_now_and_then_is_not_taken_for_one_left_out():
@@ -223,6 +296,48 @@ def test_a_discriminator_that_is_trained_now_and_then_is_not_taken_for_one_left_
         method(model, batch, step=step, key=KEY).backward()
         optimizer.step()
         method.updated({"discriminator_accuracy": step % 2})
+
+
+@pytest.mark.parametrize("kind", ["dropped", "zeroed", "dropped late", "rate 0", "micro-batches as steps"])
+def test_a_loop_that_is_right_is_not_refused(kind):
+    """A GradScaler skips updates of the discriminator alone; a warm-up begins at 0; gradients accumulate."""
+    model, batch = BACKENDS["gru"]()
+    method = fr.professor_forcing(size=3)
+    own = torch.optim.Adam(method.modules(model, batch, KEY).parameters(), lr=0.0)
+    optimizer = torch.optim.Adam(model.parameters())
+    for step in range(8):
+        loss = method(model, batch, step=step, key=KEY)
+        if kind == "dropped late":
+            own.zero_grad()
+        loss.backward()
+        if kind != "micro-batches as steps":
+            optimizer.step()
+        if kind == "rate 0":
+            own.step()
+        if kind in ("dropped", "zeroed"):
+            own.zero_grad(set_to_none=kind == "dropped")
+
+
+def test_one_object_trains_one_model_and_its_copies():
+    batch = ragged()
+    model, method = seq2seq(), fr.professor_forcing(size=3)
+    method(model, batch, 0, KEY)
+    for other in (seq2seq("gru"), seq2seq(size=16)):
+        refused("this RecurrentSeq2Seq is another than before: make an object", method, other, batch, 1, KEY)
+        refused("another than before", method.modules, other, batch)
+        fresh = copy.deepcopy(method)
+        fresh.load_state_dict({})
+        fresh(other, batch, 0, KEY)
+    gone = fr.professor_forcing(size=3)
+    gone(seq2seq(), batch, 0, KEY)
+    refused("another than before", gone, seq2seq(size=16), batch, 1, KEY)
+    moved = copy.deepcopy(model)
+    method(moved, batch, 1, KEY)  # goes on from it
+    with torch.no_grad():
+        next(moved.parameters()).add_(1.0)
+        method(model, batch, 1, KEY)  # one is looked at, and the other trained
+    method(moved, batch, 2, KEY)
+    refused("another than before", method, model, batch, 3, KEY)
 
 
 class Kept(nn.Module):

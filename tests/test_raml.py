@@ -86,6 +86,14 @@ def test_ends_prompts_and_padding_stay():
     assert bool((fed.history != batch.history).any())
 
 
+def test_ids_of_targets_that_do_not_count_may_be_any():
+    model, batch = seq2seq(), ragged()
+    odd = batch.replace(targets=batch.targets.masked_fill(~batch.mask, 77), history=batch.history)
+    whole, other = (fr.raml(0.7, end=0).run(model, each, STEP, KEY) for each in (batch, odd))
+    assert torch.equal(whole.loss, other.loss)
+    assert torch.equal(whole.fed.history, other.fed.history)
+
+
 def test_it_is_refused_where_it_cannot_be():
     refused("needs the number of symbols", fr.raml(0.5), lambda batch: batch, ragged(), 0)
     refused("these targets are values", fr.raml(0.5), lambda batch: batch, fr.Batch(torch.randn(1, 2, 1)), 0)
@@ -97,6 +105,8 @@ def test_it_is_refused_where_it_cannot_be():
         fr.Batch(torch.ones(1, 2).long()),
         0,
     )
+    found = refused("and end is 99: pass the id", fr.raml(0.0, end=99, vocabulary=4), lambda batch: batch, ragged(), 0)
+    assert len(found) == 2
     refused("tau must lie in", fr.raml, -1.0)
     refused("vocabulary must be", fr.raml, 0.5, vocabulary=1)
     refused("target has no effect with raml, whose targets are its sample", fr.raml, 0.5, target="optimal_completion")

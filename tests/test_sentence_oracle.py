@@ -1,6 +1,7 @@
 """Sentence oracles: the hypotheses of a naive noisy beam of gold's length, the best of them, loss and gradient."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from builders import (
 )
 from freerun.keys import fold, uniform
 from freerun.methods import costs
+from freerun.types import GenerationDefaults
 from oracles_methods import coin_table, cross_entropy
 
 KEY, STEP, BEAMS, TEMPERATURE = 5, 3, 3, 0.5
@@ -107,6 +109,51 @@ def test_rows_do_not_depend_on_each_other():
         assert torch.equal(part, whole[rows])
 
 
+class Endless(torch.nn.Module):
+    """A model that never ends rows of some numbers."""
+
+    def __init__(self, rows: set[int]) -> None:
+        super().__init__()
+        self.model, self.rows = transformer(), rows
+
+    def forward(self, batch: fr.Batch) -> torch.Tensor:
+        never = torch.tensor([int(row) in self.rows for row in batch.row_numbers])
+        return self.model(batch).masked_fill(never[:, None, None] & (torch.arange(5) == 0), -torch.inf)
+
+
+def test_a_row_without_a_hypothesis_keeps_gold_and_the_others_theirs():
+    batch = ragged(size=6, time=10)
+    shortest = int(batch.row_numbers[batch.mask.sum(1).argmin()])
+    model, method = Endless({shortest, 10}), fr.sentence_oracle(0.0, end=0)
+    fed = method.transform(model, batch, STEP, KEY).history
+    for b in range(batch.size):
+        n = int(batch.mask[b].sum())
+        gone = int(batch.row_numbers[b]) in model.rows
+        expected = batch.history[b, :n].tolist() if gone else oracle_sentence(model, batch, b, 0, True, "bleu")
+        assert fed[b, :n].tolist() == expected
+    assert not torch.equal(fed, batch.history)
+    every = Endless(set(batch.row_numbers.tolist()))
+    assert torch.equal(method.transform(every, batch, STEP, KEY).history, batch.history)
+
+
+class Forbidding(fr.models.TransformerSeq2Seq):
+    """A model whose generation settings allow nothing."""
+
+    def generation_defaults(self, batch: fr.Batch) -> GenerationDefaults:
+        return GenerationDefaults(ends=(0,))
+
+    def generation_rules(self, batch: fr.Batch, **_) -> SimpleNamespace:
+        return SimpleNamespace(apply=lambda outputs, *_, **__: torch.full_like(outputs, -torch.inf))
+
+    def scored(self, batch: fr.Batch) -> fr.Batch:
+        return batch
+
+
+def test_rules_that_allow_nothing_leave_gold():
+    model, batch = Forbidding(6, 5, size=8, heads=2, max_positions=64), ragged()
+    assert torch.equal(fr.sentence_oracle(0.0).transform(model, batch, STEP, KEY).history, batch.history)
+
+
 def test_more_beams_come_closer_to_gold():
     """The cost of the oracle over 64 rows is lower with 8 beams than with 1, and below that of samples."""
     model, batch, found = seq2seq(), ragged(size=64), []
@@ -123,6 +170,8 @@ def test_it_is_refused_where_it_cannot_be():
     refused("cost must be one of edit_distance, bleu", fr.sentence_oracle, 0.5, cost="blue")
     refused("beams must be", fr.sentence_oracle, 0.5, beams=0)
     refused("temperature must be", fr.sentence_oracle, 0.5, temperature=0.0)
+    for ratio, model in ((1.0, seq2seq()), (0.0, ForwardOnly(seq2seq()))):
+        refused("end must be one of the model's 5 ids; got 99", fr.sentence_oracle(ratio, end=99), model, ragged(), 0)
     values = fr.Batch(torch.randn(1, 3, 1))
     refused("these targets are values", fr.sentence_oracle(0.5), lambda batch: batch.history, values, 0)
     batch = ragged()

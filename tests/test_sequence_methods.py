@@ -1,6 +1,8 @@
 """Losses of whole sequences: against enumeration and loops by hand, in float64."""
 
 import math
+from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ import torch
 import freerun as fr
 from builders import (
     SOURCE_VOCAB,
+    ForwardOnly,
     assert_same_gradients,
     gradients,
     language_model,
@@ -16,6 +19,7 @@ from builders import (
     ragged,
     refused,
     seq2seq,
+    tiny_llama,
     transformer,
 )
 from freerun.methods import costs
@@ -147,17 +151,18 @@ def two_symbols():
     return model, fr.Batch(targets, targets, mask, {"source": source, "source_mask": source > 0})
 
 
-def every_sequence(longest: int) -> list[list[int]]:
-    """All that a run of symbols 0 (the end) and 1 can be."""
-    return [[1] * n + [END] for n in range(longest)] + [[1] * longest]
+def every_sequence(longest: int, vocab: int = 2) -> list[list[int]]:
+    """All that a run of symbols, 0 the end, can be."""
+    others = [[list(ids) for ids in product(range(1, vocab), repeat=n)] for n in range(longest + 1)]
+    return [[*ids, END] for part in others[:-1] for ids in part] + others[-1]
 
 
-def expected_cost(model, batch, longest: int):
+def expected_cost(model, batch, longest: int, vocab: int = 2):
     """sum over all sequences of p times the cost, over the rows."""
     total = torch.zeros((), dtype=torch.float64)
     for b in range(batch.size):
         gold = batch.targets[b][batch.mask[b]].tolist()
-        for ids in every_sequence(longest):
+        for ids in every_sequence(longest, vocab):
             cost = squared(ids[:-1] if ids[-1] == END else ids, gold[:-1])
             total = total + log_p(model, batch, b, [], ids).exp() * cost
     return total
@@ -191,18 +196,23 @@ def test_the_exact_risk_is_that_of_the_method_where_samples_are_all_sequences():
     assert outcome.total.item() == pytest.approx(expected_cost(model, batch, 3).item(), rel=1e-12)
 
 
-def test_a_run_that_is_the_greedy_one_has_no_gradient():
-    model, batch = seq2seq(), ragged()
-    outcome = fr.self_critical(squared, draw="greedy", end=END).run(model, batch, STEP, KEY)
-    assert all(not bool(g.any()) for g in gradients(model, outcome.total).values())
+def three_symbols_of_hugging_face():
+    """A model that, by its own settings, would generate otherwise than it predicts."""
+    inner = tiny_llama(3)
+    inner.generation_config.update(do_sample=True, temperature=0.3, num_beams=3, no_repeat_ngram_size=2, min_length=9)
+    model = lively(fr.hf.adapt(inner))
+    ids = torch.tensor([[1, 1, 0]])
+    return model, model.batch(input_ids=ids, labels=ids.masked_fill(torch.tensor([[True, False, False]]), -100))
 
 
+@pytest.mark.parametrize("build", [two_symbols, three_symbols_of_hugging_face])
 @pytest.mark.parametrize("arguments", [{}, {"baseline": "mean", "num_samples": 2}])
-def test_the_self_critical_gradient_is_unbiased(arguments):
+def test_the_self_critical_gradient_is_unbiased(build, arguments):
     """200 independent means of 100 rows against enumeration: |t| < 5.5 for 20 directions, false alarms below 1e-5."""
-    model, batch = two_symbols()
+    model, batch = build()
+    one = batch.select(torch.tensor([0]))
     exact = torch.cat(
-        [g.flatten() for g in gradients(model, expected_cost(model, batch.select(torch.tensor([0])), 3)).values()]
+        [g.flatten() for g in gradients(model, expected_cost(model, one, 3, model.target_vocab)).values()]
     )
     many = batch.select(torch.zeros(100, dtype=torch.int64))
     method, found = fr.self_critical(squared, end=END, margin=1, **arguments), []
@@ -218,6 +228,77 @@ def test_the_self_critical_gradient_is_unbiased(arguments):
     assert float((exact @ directions).abs().max()) > 20 * float((along.std(0) / math.sqrt(200)).max())
 
 
+@pytest.mark.parametrize(
+    "method", [fr.optimal_completion(draw="greedy"), fr.unlikelihood(level="sequence", prefix=0.0)]
+)
+def test_own_runs_are_no_search_and_follow_what_generation_forbids(method):
+    """Greedy is greedy, whatever number of beams the model names; n-grams that it never makes are in no run."""
+    inner = tiny_llama(60)
+    inner.generation_config.update(num_beams=3, eos_token_id=END, pad_token_id=END)
+    model, ids = lively(fr.hf.adapt(inner)), torch.arange(1, 25)[None]
+    ids[0, -1] = END
+    batch = model.batch(input_ids=ids, labels=ids.masked_fill(torch.arange(24) < 2, -100))
+    plain = method.transform(model, batch, STEP, KEY) if method.name == "optimal_completion" else None
+    for ngram in (None, 1):
+        inner.generation_config.no_repeat_ngram_size = ngram
+        own = fr.generate(model, batch, length=27, end=END, beams=1).entries[0].tolist()
+        if plain is not None:
+            fed = method.transform(model, batch, STEP, KEY)
+            assert own[: int(fed.mask.sum())] == fed.targets[fed.mask].tolist()
+        else:
+            repeated = method.run(model, batch, STEP, KEY).report["repeated"]
+            assert (repeated > 0) == (ngram is None)
+    assert fr.generate(model, batch, length=27, end=END).entries[0].tolist() != own
+
+
+def with_positions(model, number: int):
+    """The model, which says how many positions it has."""
+    model.max_positions = number
+    return model
+
+
+LIMITED = {
+    "learned": lambda: language_model("learned", max_positions=12),
+    "rope": lambda: language_model(max_positions=12),
+    "forward": lambda: with_positions(ForwardOnly(language_model("learned", max_positions=12)), 12),
+}
+
+
+@pytest.mark.parametrize("margin", [0, 5])
+@pytest.mark.parametrize("build", [*LIMITED, "gpt2"])
+@pytest.mark.parametrize("name", ["minimum_risk", "self_critical", "optimal_completion", "unlikelihood"])
+def test_rows_as_long_as_the_model_has_positions_run_beside_others(build, name, margin):
+    """A long prompt with a short reply beside a short one with a long reply: each as if it were alone."""
+    arguments: dict = {"end": END, "margin": margin}
+    if name == "unlikelihood":
+        arguments = {"end": END, "level": "sequence", "ngram": 1, "prefix": 0.0, "draw": "sample"}
+    method = getattr(fr, name)(**arguments)
+    g = torch.Generator().manual_seed(0)
+    ids = torch.randint(1, 5, (4, 12), generator=g)
+    known, reply = torch.tensor([10, 1, 4, 12]), torch.tensor([2, 11, 5, 0])  # the last has no targets
+    places = torch.arange(12)
+    mask = (places >= known[:, None]) & (places < (known + reply)[:, None])
+    ids[mask & (places == (known + reply - 1)[:, None])] = END
+    rows = torch.arange(4)
+    if build == "gpt2":
+        from transformers import GPT2Config, GPT2LMHeadModel
+
+        torch.manual_seed(0)
+        sizes = {"n_embd": 8, "n_layer": 1, "n_head": 2, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+        inner = GPT2LMHeadModel(GPT2Config(vocab_size=5, n_positions=13, **sizes, eos_token_id=END)).double()
+        model = lively(fr.hf.adapt(inner))
+        labels = torch.cat([torch.full((4, 1), -100), ids.masked_fill(~mask, -100)], 1)
+        batch = model.batch(input_ids=torch.cat([torch.ones(4, 1, dtype=torch.int64), ids], 1), labels=labels)
+        batch = batch.replace(rows=rows)
+    else:
+        model, batch = LIMITED[build](), fr.Batch(ids, ids, mask, rows=rows)
+    found = method.run(model, batch, STEP, KEY)
+    each = [method.run(model, batch.select(rows[b : b + 1]), STEP, KEY) for b in range(3)]
+    assert found.total.item() == pytest.approx(sum(one.total.item() for one in each), rel=1e-9)
+    assert_same_gradients(gradients(model, found.total), gradients(model, sum(one.total for one in each)))
+    assert found.fed.time <= model.max_positions
+
+
 @pytest.mark.parametrize("gate", ["prefix", "sequence", "batch"])
 @pytest.mark.parametrize("method", [fr.minimum_risk, fr.self_critical])
 def test_all_gold_is_the_sum_of_teacher_forcing_without_another_call(method, gate):
@@ -227,6 +308,7 @@ def test_all_gold_is_the_sum_of_teacher_forcing_without_another_call(method, gat
     assert (len(calls), outcome.report["passes"], outcome.report["replaced"]) == (1, 0, 0)
     forced = fr.teacher_forcing().run(model, batch, STEP, KEY)
     assert torch.equal(outcome.total, forced.total)
+    assert outcome.loss.item() == pytest.approx(forced.total.item() / batch.size)  # over rows, as the docstring has it
     a, b = gradients(model, outcome.total), gradients(model, forced.total)
     assert all(torch.equal(a[n], b[n]) for n in a)
     assert torch.equal(outcome.fed.history, batch.history)
@@ -279,6 +361,10 @@ def test_what_is_no_cost_is_refused():
     refused("it cannot be called with 2 arguments", fr.self_critical, lambda ids: 0.0)
     refused(("gate='token' lets gold and own", "num_samples must be"), fr.self_critical, gate="token", num_samples=0)
     refused("num_samples=1 leaves none", fr.self_critical, baseline="mean")
+    refused("is the run that it is compared with", fr.self_critical, draw="greedy")
+    refused("num_samples=10 runs of draw='greedy' are equal", fr.minimum_risk, draw="greedy")
+    refused("whose share Q is 1 whatever the model", fr.minimum_risk, num_samples=1, include_gold=False)
+    refused("include_gold must be True or False; got 'yes'", fr.minimum_risk, include_gold="yes")
     refused(r"alpha must lie in", fr.minimum_risk, alpha=0.0)
     refused(("horizon has no effect", "target has no effect"), fr.minimum_risk, horizon=2, target="optimal_completion")
 
@@ -298,7 +384,13 @@ def test_what_is_no_cost_is_refused():
     refused("pass end=", fr.minimum_risk(), model, batch, STEP, KEY)
     refused("is not the end symbol 3", fr.self_critical(end=3), model, batch, STEP, KEY)
     weights = batch.replace(weights=torch.ones(batch.mask.shape))
-    refused("weights are of gold's positions", fr.minimum_risk(end=END), model, weights, STEP, KEY)
+    fixed = batch.replace(eligible=batch.mask & (torch.arange(batch.time) > 0))
+    falling = fr.schedules.linear(start=1.0, end=0.0, steps=10)  # in its first step, too, where all is gold
+    for ratio in (0.0, falling):
+        method = fr.self_critical(end=END, teacher_forcing_ratio=ratio)
+        refused("weights are of gold's positions", method, model, weights, 0, KEY)
+        refused("counted entries that eligible excludes", method, model, fixed, 0, KEY)
+        refused("is not the end symbol 3", replace(method, end=3), model, batch, 0, KEY)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])

@@ -128,10 +128,6 @@ def test_it_is_refused_where_it_cannot_be():
     refused("engine='jacobi' has no effect", fr.scheduled_sampling, 0.5, draw="soft_argmax", engine="jacobi")
     refused("has gradient 'auto'", fr.scheduled_sampling, 0.5, draw="soft_argmax", gradient=3)
     refused("alpha must be", soft_argmax, 0.0)
-    refused(
-        "scheduled_sampling and free_running do alone", fr.parallel(0.5, draw="soft_argmax"), seq2seq(), ragged(), 0
-    )
-    refused(
-        "scheduled_sampling and free_running do alone", fr.generate, seq2seq(), ragged(), length=3, draw="soft_argmax"
-    )
+    refused("dagger and consistency do alone", fr.parallel(0.5, draw="soft_argmax"), seq2seq(), ragged(), 0)
+    refused("dagger and consistency do alone", fr.generate, seq2seq(), ragged(), length=3, draw="soft_argmax")
     assert "feeds vectors" in str(method.own_loss)

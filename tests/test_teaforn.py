@@ -1,5 +1,7 @@
 """TeaForN: loss and gradient of nested loops over its passes; one pass is teacher forcing; what it is for."""
 
+import math
+
 import pytest
 import torch
 
@@ -92,25 +94,30 @@ def test_it_is_refused_where_it_cannot_be():
 
 
 def test_it_learns_to_predict_from_its_own_predictions():
-    """On 200 unseen rows that are a noisy cycle the second pass's loss is lower than after teacher forcing."""
+    """On 500 unseen walks around a ring the second pass's loss is less than half as far from the least possible.
 
-    def cycle(size: int, seed: int) -> fr.Batch:
+    A first pass knows the entry before, so that the second has to predict two entries on. Of 20 seeds teacher forcing
+    is 0.58 to 4.03 nats a row above that, and TeaForN 0.07 to 0.21, which is 0.02 to 0.22 of it.
+    """
+
+    def walks(size: int, seed: int) -> fr.Batch:
         g = torch.Generator().manual_seed(seed)
         start = torch.randint(0, 6, (size, 1), generator=g)
-        walk = (torch.rand(size, 8, generator=g) < 0.8).long().cumsum(1)
-        ids = (start + walk) % 6
-        return fr.Batch(ids)
+        return fr.Batch((start + (torch.rand(size, 8, generator=g) < 0.8).long().cumsum(1)) % 6)
 
-    losses, test = [], cycle(200, 10**6)
+    least = math.log(6) - 6 * sum(p * math.log(p) for p in (0.64, 0.32, 0.04))
+    excess, test = [], walks(500, 10**6)
     for method in (fr.teacher_forcing(), fr.teaforn(2, 1.0, "expected")):
         torch.manual_seed(0)
         model = fr.models.TransformerLM(6, size=16, layers=1, heads=2, max_positions=8)
         optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-        for step in range(150):
+        for step in range(200):
+            optimizer.param_groups[0]["lr"] = 0.01 * (1 - step / 200)
             optimizer.zero_grad()
-            method(model, cycle(32, step), step, 0).backward()
+            method(model, walks(32, step), step, 0).backward()
             optimizer.step()
         with torch.no_grad():
-            both = [fr.teaforn(n, 1.0, "expected").run(model, test, 0) for n in (1, 2)]
-        losses.append(float(both[1].total - both[0].total))
-    assert losses[1] < losses[0]
+            first, both = (fr.teaforn(n, 1.0, "expected").run(model, test, 0).total for n in (1, 2))
+        excess.append(float(both - first) / 500 - least)
+    assert min(excess) > 0
+    assert excess[1] < 0.5 * excess[0]

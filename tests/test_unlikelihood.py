@@ -57,6 +57,21 @@ def test_a_certain_repetition_costs_much_and_stays_finite():
     assert logits.grad[0, 1].tolist() == pytest.approx([-2, 2], abs=1e-3)
 
 
+def test_what_is_not_penalised_does_no_harm():
+    """NaN where nothing counts, and a certain target that has not been before: the loops' gradients, all finite."""
+    ids = torch.tensor([[1, 1, 2, 0], [2, 1, 2, 1]])
+    mask = torch.tensor([[True, True, True, False], [True, True, True, True]])
+    logits = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    logits[0, 2] = torch.tensor([-torch.inf, -torch.inf, 1.0])
+    clean = logits.clone().requires_grad_()
+    unlikelihood(clean, fr.Batch(ids, mask=mask), 1.0).backward()
+    logits[0, 3] = torch.nan
+    logits.requires_grad_()
+    fr.unlikelihood()(lambda batch: logits, fr.Batch(ids, mask=mask), 0).backward()
+    assert logits.grad.isfinite().all()
+    torch.testing.assert_close(logits.grad, clean.grad.nan_to_num(0.0), rtol=1e-10, atol=1e-12)
+
+
 def test_prompts_and_padding_neither_penalise_nor_are_penalised():
     model, batch = transformer(), ragged()
     assert not batch.mask.all()
@@ -171,4 +186,6 @@ def test_what_the_other_level_has_is_refused():
     refused(names, fr.unlikelihood, ngram=3, draw="sample", end=2)
     refused(("prefix must be a share", "loss_on has no effect"), fr.unlikelihood, 1.0, level="sequence", prefix=1.0,
             loss_on="last")  # fmt: skip
+    fixed = ragged().replace(eligible=torch.zeros(4, 7, dtype=torch.bool))
+    refused("counted entries that eligible excludes", fr.unlikelihood(level="sequence"), seq2seq(), fixed, 0)
     refused("level must be", fr.unlikelihood, level="word")

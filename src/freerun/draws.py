@@ -173,7 +173,8 @@ class SoftArgmax(Arguments):
         alpha: above 0; the larger, the nearer to the most probable symbol.
         gumbel: whether g is Gumbel noise, so that the mixture nears a sample; else g = 0.
 
-    Only ``scheduled_sampling`` and ``free_running`` feed it, with the gradient through all entries that are fed.
+    Only ``scheduled_sampling``, ``free_running``, ``sparse_teacher_forcing``, ``dagger`` and ``consistency`` feed it,
+    with the gradient through all entries that are fed.
 
     What it is not: an expected value (``expected``), of which the entries are values; nor a symbol.
 
@@ -214,8 +215,8 @@ def refuse_mixture(draw: Any) -> None:
     """Refuse a draw whose entries are mixtures where symbols are needed."""
     if isinstance(draw, SoftArgmax):
         raise UserError(
-            f"draw={draw!r} feeds mixtures of symbols, which scheduled_sampling and free_running do alone: use "
-            "'greedy' or 'sample'"
+            f"draw={draw!r} feeds mixtures of symbols, which scheduled_sampling, free_running, sparse_teacher_forcing, "
+            "dagger and consistency do alone: use 'greedy' or 'sample'"
         )
 
 

@@ -77,6 +77,14 @@ class GenerateOptions:
     num_samples: int = between(1, 2**16, 1)
     own: GenerationDefaults | None = None
     """The search of the model's own generation; None: ours."""
+    ruled: bool = True
+    """Whether what the model's own generation forces, forbids and reweighs is applied."""
+    limits: Tensor | None = None
+    """(rows,) of 1 or more: entries that each row makes at most, ``length`` the largest; None: ``length``."""
+
+    def select(self, rows: Tensor) -> GenerateOptions:
+        """Those of some rows."""
+        return self if self.limits is None else replace(self, limits=self.limits[rows])
 
     @property
     def fill(self) -> int:
@@ -368,6 +376,18 @@ def generate(
         return _generate(inner, batch, options, draw, key=key, state=state)
 
 
+def free_runs(
+    model: Any, batch: Batch, limits: Tensor, *, end: int | None, draw: str | Draw, key: int, num_samples: int = 1,
+    ruled: bool = True,
+) -> Generated:  # fmt: skip
+    """``generate`` of ids, one run at a time, with a limit (rows,) for each row; ``ruled`` False: no ``Ruled``'s."""
+    length = max(int(limits.max()), 1)
+    options = GenerateOptions(length, _ends(end), 1, 0.0, 1, num_samples, None, ruled, limits)
+    refuse([*field_problems(options), *_kind_problems(batch, options, draw)])
+    with explained_errors(model):
+        return _generate(unwrap(model), batch, options, draw, key=key, state=False)
+
+
 def _state_problems(state: Any, model: Any, batch: Batch, options: GenerateOptions) -> list[str]:
     if state is False:
         return []
@@ -426,8 +446,12 @@ def _generate(
         else:
             groups = lockstep_groups(steps, prompt_lengths(batch))
             each = [batch] if len(groups) == 1 else [batch.select(rows) for rows in groups]
-            runs = [_begun(steps, part, options) for part in each]
-        parts = [_in_lockstep(steps, run, options, chosen, key, keep=state is not False) for run in runs]
+            runs = [_begun(steps, part, options.select(rows)) for part, rows in zip(each, groups, strict=True)]
+        keep = state is not False
+        parts = [
+            _in_lockstep(steps, run, options.select(rows), chosen, key, keep=keep)
+            for run, rows in zip(runs, groups, strict=True)
+        ]
         found = parts[0]
         if len(parts) > 1:
             order, names = torch.cat(list(groups)).argsort(), ("entries", "lengths", "scores")
@@ -440,7 +464,7 @@ def _generate(
 def _begun(model: Any, batch: Batch, options: GenerateOptions) -> Run:
     """A run of rows side by side before its first entry, of several samples each row as often."""
     prompts = prompt_lengths(batch)
-    decoding = start_decoding(model, batch, prompts, options.length)
+    decoding = start_decoding(model, batch, prompts, options.length if options.limits is None else options.limits)
     if options.num_samples > 1:
         rows = torch.arange(batch.size, device=prompts.device).repeat_interleave(options.num_samples)
         numbers = torch.arange(options.num_samples, device=prompts.device).repeat(batch.size) * _APART
@@ -452,6 +476,8 @@ def _begun(model: Any, batch: Batch, options: GenerateOptions) -> Run:
 
 def _in_lockstep(model: Any, run: Run, options: GenerateOptions, draw: Draw, key: int, *, keep: bool) -> Generated:
     batch, prompts, made = run.batch, run.prompts, run.made
+    if options.limits is not None:  # of each sample
+        options = replace(options, limits=options.limits.repeat_interleave(options.num_samples))
     allowed = allowed_by_rules(model, batch, prompts, options, sampled=is_plain(draw))
     if keep and allowed is not None:
         raise UserError(
@@ -499,9 +525,9 @@ def allowed_by_rules(
     model: Any, batch: Batch, prompts: Tensor, options: GenerateOptions, *, sampled: bool
 ) -> Allowed | None:
     """What the model's own generation makes of predictions; None: nothing."""
-    if not has(model, Ruled):
+    if not options.ruled or not has(model, Ruled):
         return None
-    begun = blank_batch(batch, prompts, options.length)
+    begun = blank_batch(batch, prompts, options.length if options.limits is None else options.limits)
     rules: Rules | None = model.generation_rules(begun, length=options.length, ends=options.end)
     if rules is None:
         return None
@@ -518,14 +544,16 @@ def allowed_by_rules(
 def _ids(
     run: Run, options: GenerateOptions, choose: Callable[[Tensor, Tensor, int], Tensor], allowed: Allowed | None
 ) -> Generated:
-    """Greedy and sampling; rows that have ended leave once a quarter of those still carried has."""
+    """Greedy and sampling; rows that have ended leave once a quarter of those still carried has, or room is up."""
     size, device, decoding = run.batch.size, run.prompts.device, run.decoding
     fill = options.fill
     entries = torch.full((size, options.length), fill, dtype=torch.int64, device=device)
     rows = torch.arange(size, device=device) if run.rows is None else run.rows  # those still carried
+    limits = torch.full_like(run.prompts, options.length) if options.limits is None else options.limits
     open_ = torch.ones_like(rows, dtype=torch.bool) if run.still_open is None else run.still_open  # of these, not ended
     lengths = torch.zeros(size, dtype=torch.int64, device=device)
-    lengths[rows[open_]] = options.length
+    lengths[rows[open_]] = limits[rows[open_]]
+    room = int((run.prompts + limits).max())
     scores = None if run.dtype is None else torch.zeros(size, dtype=run.dtype, device=device)
     chosen = run.last
     for t in range(options.length):
@@ -533,7 +561,8 @@ def _ids(
             going = int(open_.sum())
             if going == 0:
                 break
-            picked = open_.nonzero().squeeze(1) if going <= 0.75 * rows.numel() else None
+            full = options.limits is not None and bool((run.prompts[rows] + t >= room).any())
+            picked = open_.nonzero().squeeze(1) if full or going <= 0.75 * rows.numel() else None
             if picked is not None:
                 rows, chosen, open_ = rows[picked], chosen[picked], open_[picked]
             decoding.advance(chosen, picked)
@@ -550,6 +579,8 @@ def _ids(
             ended = open_ & options.ending(chosen)
             lengths[rows[ended]] = t
             open_ = open_ & ~ended
+        if options.limits is not None:
+            open_ = open_ & (limits[rows] > t + 1)
     assert scores is not None
     run.rows, run.still_open, run.last, run.dtype = rows, open_, chosen, scores.dtype
     return Generated(entries, lengths, scores)

@@ -87,6 +87,8 @@ class CrossEntropy(Arguments):
     def of_shares(self, outputs: Tensor, batch: Batch, shares: Tensor) -> tuple[Tensor, Tensor]:
         """``sum_t w_t KL(q_t || softmax(outputs_t))`` for shares of several symbols in place of one target.
 
+        With label smoothing the smoothed q's cross-entropy less q's entropy: of all mass on one symbol, that symbol's.
+
         Args:
             outputs: (batch, time, vocab) logits.
             batch: its mask and weights are used.
@@ -96,12 +98,16 @@ class CrossEntropy(Arguments):
         if shares.shape[-1] > logits.shape[-1]:
             raise UserError(f"the target weighs {shares.shape[-1]} symbols, and the model has {logits.shape[-1]}")
         log_p = (logits.float() if logits.dtype in _HALF else logits).log_softmax(-1)
-        q = shares[batch.mask].to(log_p.dtype)
+        q = shares[batch.mask]
+        if q.is_floating_point():  # in its own range first: that of log_p may hold none of it
+            q = q / q.amax(-1, keepdim=True)
+        q = q.to(log_p.dtype)
         q = F.pad(q / q.sum(-1, keepdim=True), (0, log_p.shape[-1] - q.shape[-1]))
+        entropy = -torch.xlogy(q, q).sum(-1)
         if self.label_smoothing:
             q = (1 - self.label_smoothing) * q + self.label_smoothing / q.shape[-1]
         # by selection: what has no share may have probability 0
-        each = torch.where(q > 0, torch.xlogy(q, q) - q * log_p, 0.0).sum(-1)
+        each = -torch.where(q > 0, q * log_p, 0.0).sum(-1) - entropy
         return _summed(each, weights)
 
 

@@ -20,8 +20,8 @@ class Target(Protocol):
     ``batch`` has gold targets; ``history`` (batch, time) or (batch, time, value) is what is fed.
     For ids the result is (batch, time) ids, below 0 where a position shall carry no loss, or (batch, time, n) shares
     of the first n ids, real numbers of at least 0 or bool, which are divided by their sum; a position without any
-    carries no loss. For values it is (batch, time, value), NaN where a position shall carry none. Positions outside
-    the batch's mask carry none in any case.
+    carries no loss, and the loss is the divergence KL(shares || model). For values it is (batch, time, value), NaN
+    where a position, or with ``present`` a value, shall carry none. Positions outside the mask carry none in any case.
     """
 
     def __call__(self, batch: Batch, history: Tensor) -> Tensor: ...
@@ -95,8 +95,8 @@ class OptimalCompletion(Arguments):
             in the history ends the row, and positions after it carry no loss.
 
     Raises:
-        UserError: targets that are values; counted positions of a row with others between them; a row that does not
-            end with ``end``, or without it whose last target stands in it before.
+        UserError: targets that are values; counted positions of a row with others between them; a row of which not the
+            last counted target, and it alone, is the end symbol; ``horizon`` or ``loss_on``, which cut rows.
 
     Reference: Sabour, Chan and Norouzi 2019, Optimal completion distillation for sequence learning, ICLR,
     arXiv:1810.01398.
@@ -129,11 +129,12 @@ class OptimalCompletion(Arguments):
     def gold(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """(batch, n) the counted targets of each row, and (batch,) their numbers; each row's last is the end symbol."""
         if not batch.is_discrete:
-            raise UserError("optimal completions are of symbols, and these targets are values: use target='gold'")
+            raise UserError("optimal completions are of symbols, and these targets are values: take another target")
         gold, lengths = counted_rows(batch)
         last = gold.gather(1, (lengths - 1).clamp_min(0)[:, None])
         before = torch.arange(gold.shape[1], device=gold.device) < lengths[:, None] - 1
-        wrong = (gold == last) & before if self.end is None else (last != self.end) & (lengths > 0)[:, None]
+        inside = (gold == (last if self.end is None else self.end)) & before
+        wrong = inside if self.end is None else (last != self.end) & (lengths > 0)[:, None]
         rows = wrong.any(1).nonzero().flatten().tolist()
         if rows:
             found = f"{int(last[rows[0]])}" + (", which stands in it before" if self.end is None else "")
@@ -141,6 +142,11 @@ class OptimalCompletion(Arguments):
                 f"the last counted target of {len(rows)} rows is not the end symbol"
                 f"{'' if self.end is None else f' {self.end}'}; row {rows[0]} ends with {found}: count the end in "
                 "mask, or pass the id that ends rows as end"
+            )
+        if rows := inside.any(1).nonzero().flatten().tolist():
+            raise UserError(
+                f"the end symbol {self.end} stands before the last counted target of {len(rows)} rows, first of row "
+                f"{rows[0]}, and no run goes on after it: count each row to its first end only"
             )
         return gold, lengths
 
@@ -200,15 +206,16 @@ def _named(target: str) -> Target:
     return TARGETS[target]()
 
 
-def aimed(target: str | Target, fed: Batch) -> tuple[Batch, Tensor | None]:
+def aimed(target: str | Target, fed: Batch, vocab: int) -> tuple[Batch, Tensor | None]:
     """The batch that is scored, and the shares of its symbols where the target returns such.
 
     Args:
         target: what each position should predict.
         fed: the batch that is fed, its targets gold.
+        vocab: of symbols, how many the model has.
 
     Raises:
-        UserError: the target returns something else than ids, values or shares of this batch.
+        UserError: the target returns something else than ids of the model's, values or shares of this batch.
     """
     if isinstance(target, str):
         if target == "gold":
@@ -225,11 +232,17 @@ def aimed(target: str | Target, fed: Batch) -> tuple[Batch, Tensor | None]:
     if not fed.is_discrete:
         if found.shape != fed.targets.shape or not found.is_floating_point():
             raise UserError(f"a target of values returns {tuple(fed.targets.shape)}; got {shape_of(found)}")
-        there = found.isfinite().all(-1)
-        return fed.made(targets=found.to(fed.targets.dtype), mask=mask & there), None
+        if bool((found.isinf() & mask[..., None]).any()):
+            raise UserError("a target of values returned infinity: NaN is where a position shall carry no loss")
+        there = ~found.isnan()
+        kept = there.all(-1) if fed.present is None else there.any(-1)
+        return fed.made(targets=found.to(fed.targets.dtype), mask=mask & kept), None
     if found.dim() == 2:
         if found.dtype != torch.int64:
             raise UserError(f"a target of ids returns int64; got {shape_of(found)}")
+        largest = int(found.masked_fill(~mask, 0).max())
+        if largest >= vocab:
+            raise UserError(f"the target returned the id {largest}, and the model has {vocab} symbols, from 0 on")
         return fed.made(targets=found.clamp_min(0), mask=mask & (found >= 0)), None
     if found.dtype != torch.bool and not found.is_floating_point():
         raise UserError(f"shares of symbols are real numbers or bool; got {shape_of(found)}")

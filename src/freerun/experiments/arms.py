@@ -28,7 +28,8 @@ from freerun.experiments.measure import refuse_meaningless
 from freerun.experiments.results import Comparison, Evaluation
 from freerun.keys import fold
 from freerun.methods import METHODS, ConfusionNoise, GaussianNoise, TokenNoise
-from freerun.methods.base import eval_logits, rehearsal
+from freerun.methods.base import eval_logits
+from freerun.methods.rehearsal import rehearsal
 from freerun.recipes.fields import measured, measured_law
 from freerun.recipes.recipe import CONTROLS, EQUAL, Arm, MethodSettings, Word
 from freerun.tasks.batch_data import BatchData
@@ -491,6 +492,11 @@ def _arms(arms: Any) -> list[Any]:
             if method.arm not in others:
                 known = f"one of {', '.join(map(str, others))}" if others else "an arm with a method, and there is none"
                 problems.append(f"arm {label}: {method.call} must name {known}; got {method.arm!r}")
+            elif method.word == "confusion" and getattr(listed_arms[method.arm], "own_lengths", False):
+                problems.append(
+                    f"arm {label}: runs of {method.arm} are of their own lengths, so no entry of theirs stands in "
+                    "place of gold's: take another control, equal_cost or no_history"
+                )
             table = CONTROLS[method.word](str(method.arm), False)
             listed.append(Arm(label, MethodSettings(table.pop("name"), table), method.word, method.arm))
         elif isinstance(method, type) or not callable(getattr(method, "run", None)):

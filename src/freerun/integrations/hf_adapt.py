@@ -445,11 +445,12 @@ def _with_labels(m: hf.HuggingFaceModel, example: Mapping[str, Any]) -> dict[str
 
 
 def _ids(m: hf.HuggingFaceModel, time: int, vocab: int) -> Tensor:
-    """Ordinary symbols: none that has a meaning in the configuration."""
+    """Ordinary symbols: none that has a meaning in the configuration, where there are others."""
     config = m.inner.config.get_text_config(decoder=True)
     special = {v for c in (m.inner.config, config) for k, v in c.to_dict().items() if k.endswith("token_id")
                and isinstance(v, int)}  # fmt: skip
-    usable = torch.tensor([i for i in range(min(vocab, 1000)) if i not in special])
+    first = range(min(vocab, 1000))
+    usable = torch.tensor([i for i in first if i not in special] or list(first))
     generator = torch.Generator().manual_seed(0)
     return usable[torch.randint(len(usable), (_ROWS, time), generator=generator)]
 

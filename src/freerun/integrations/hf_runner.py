@@ -16,8 +16,8 @@ from freerun.errors import CheckpointError, UserError
 from freerun.integrations.hf_adapt import adapt
 from freerun.integrations.hf_mistakes import label_notices, label_problems, tokenizer_problems
 from freerun.keys import fold
-from freerun.methods.base import rehearsal
 from freerun.methods.controls import refuse_modules, refuse_no_history, refuse_scores
+from freerun.methods.rehearsal import rehearsal
 from freerun.methods.report import StepStats, replacement_counts
 from freerun.objectives import CrossEntropy
 from freerun.rollin import resolve_engine
@@ -104,7 +104,13 @@ def smoothed(method: Any, label_smoothing: float) -> Any:
     """
     if not label_smoothing:
         return method
-    objective = getattr(method, "objective", None)
+    own: Any = getattr(method, "__dataclass_fields__", {}).get("objective")
+    if own is None or not own.init:
+        raise UserError(
+            f"label_smoothing_factor={label_smoothing} in the arguments: {method.name} has a loss of its own, which "
+            "label smoothing is no part of; set label_smoothing_factor=0"
+        )
+    objective = method.objective
     if (isinstance(objective, str) and objective in ("auto", "cross_entropy")) or objective == CrossEntropy():
         return replace(method, objective=CrossEntropy(label_smoothing))
     raise UserError(

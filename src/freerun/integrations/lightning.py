@@ -21,8 +21,10 @@ from freerun.errors import UserError
 from freerun.keys import fold
 from freerun.methods import FreeRunning, Method, TeacherForcing
 from freerun.methods.controls import refuse_modules, refuse_no_history, refuse_scores
+from freerun.methods.rehearsal import rehearsal
 from freerun.methods.report import StepStats
 from freerun.metrics.outputs import correct, sequence_correct
+from freerun.rollin import is_sharded
 from freerun.training.memory import try_longest
 from freerun.types import Outcome, Step
 
@@ -185,9 +187,11 @@ def _refuse(module: LightningModule, method: Method) -> None:
 
 
 def _try_longest(module: LightningModule, model: Any, batch: Batch, method: Method) -> None:
-    """Note what memory the longest horizon needs, on the first batch; refuse what is more than there is."""
+    """Note what memory the longest horizon needs, on the first batch; refuse what is more, or what fails later on."""
     trainer = module.trainer
     steps, updates = trainer.estimated_stepping_batches, trainer.num_training_batches
+    if math.isfinite(steps) and steps >= 1 and not is_sharded(model):
+        rehearsal(method, model, batch, int(steps), 0)
     each = updates / trainer.accumulate_grad_batches if math.isfinite(updates) else math.nan
     rows = batch.size * trainer.accumulate_grad_batches * _dealt(trainer)[0]
     try_longest(

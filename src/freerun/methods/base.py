@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import nullcontext
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import partial
 from typing import Any, ClassVar, Never, Protocol, cast, runtime_checkable
 
@@ -27,7 +26,6 @@ from freerun.rollin import (
     check_engine,
     check_unroll,
     differs_by_mode,
-    eval_mode,
     explained_errors,
     forward,
     resolve_engine,
@@ -39,7 +37,7 @@ from freerun.rollin.model import asking, repeatable
 from freerun.rollin.training import counted_forward, encodings
 from freerun.schedules import Following, Schedule, extremes, value_at
 from freerun.transforms import loss_on, loss_on_problems, within_horizon
-from freerun.types import Counted, Encoder, Outcome, Split, Step, step_number
+from freerun.types import Counted, Encoder, Outcome, Split, step_number
 
 SHARED: dict[str, tuple[float, float]] = {"horizon": (1.0, math.inf)}
 """Parameters that every method has and a schedule may drive, with their ranges."""
@@ -58,6 +56,11 @@ class Citation:
     formula: str
     reference: str
     bibtex: str
+
+
+def last_width(outputs: Tensor | Counted) -> int:
+    """Numbers of a position's output."""
+    return (outputs.outputs if isinstance(outputs, Counted) else outputs).shape[-1]
 
 
 @runtime_checkable
@@ -100,6 +103,8 @@ class TransformMethod(Following, Arguments):
     # parameter -> its closed range, for parameters that a schedule may drive
     ranges: ClassVar[dict[str, tuple[float, float]]] = SHARED
 
+    # whether its histories are of other lengths than gold's
+    own_lengths: ClassVar[bool] = False
     # shared argument -> why it has no effect with this method
     without: ClassVar[Mapping[str, str]] = {}
     # numbers of its report that trainers log beside those parameters, and means: of two sums in it the quotient
@@ -131,6 +136,12 @@ class TransformMethod(Following, Arguments):
     def calls_model(self) -> bool:
         """True if the model is called to build the history; sharded processes must then make equally many calls."""
         return self.feeds_own
+
+    @property
+    def refuse_rows(self) -> Callable[[Any, Batch], Any] | None:
+        """(model, batch) -> refuse rows of gold that a step would, to try all before; None: it takes any."""
+        aim = targets.OptimalCompletion() if self.target == "optimal_completion" else self.target
+        return (lambda model, batch: aim.gold(batch)) if isinstance(aim, targets.OptimalCompletion) else None
 
     def mix_history(self, model: Any, batch: Batch, step: int, key: int) -> tuple[Batch, dict[str, float | str]]:
         """The batch with the history to be fed, and what to report."""
@@ -195,7 +206,7 @@ class TransformMethod(Following, Arguments):
 
     def finish(self, outputs: Tensor | Counted, fed: Batch, report: dict[str, float | str]) -> Outcome:
         """The outcome of outputs for a fed batch."""
-        aimed, shares = targets.aimed(self.target, fed)
+        aimed, shares = targets.aimed(self.target, fed, last_width(outputs))
         total, count = objectives.scored(getattr(self, "objective", "auto"), outputs, aimed, shares)
         return Outcome(total, count, cast(Tensor, outputs), fed, report)
 
@@ -245,6 +256,9 @@ class TransformMethod(Following, Arguments):
             for name, why in self.without.items()
             if getattr(self, name) != usual[name]
         ]
+        cut = [name for name in ("horizon", "loss_on") if getattr(self, name) != usual[name]]
+        if cut and (self.target == "optimal_completion" or isinstance(self.target, targets.OptimalCompletion)):
+            found.append(f"optimal completions are of whole rows, which {' and '.join(cut)} would cut: leave it out")
         if self.target != "gold" and type(getattr(self, "gradient", None)) is int:
             found.append(
                 f"target={self.target!r} is of whole histories, and gradient={getattr(self, 'gradient', None)} scores "
@@ -550,40 +564,6 @@ def soft_mix(model: Any, batch: Batch, replacement: Replacement, engine: Engine)
         done = unroll(model, encoded, replacement, engine)
     passes, certified = max(1, done.passes), "fixed point" if done.exact else "no"
     return replace(done, passes=passes, work=float(passes), certified=certified)
-
-
-def rehearsal(method: Any, model: Any, batch: Batch, steps: int, key: int) -> tuple[Any, Batch, Step, Outcome]:
-    """One row, forward only, with the lowest ratio that a run of ``steps`` comes to.
-
-    In the mode the model is in, as some methods need a model without dropout; in evaluation mode where statistics of a
-    batch would move. Neither weights, modes nor PyTorch's generators are changed.
-
-    Returns:
-        the method, row and step that were tried, and the outcome.
-
-    Raises:
-        UserError: the model cannot do what the method needs.
-    """
-    one = batch.select(batch.replaceable.sum(1).argmax()[None])
-    method, step = _at_its_lowest(method, steps), Step(0, sample=0, epoch=0.0)
-    devices = [one.targets.device] if one.targets.is_cuda else []
-    still = differs_by_mode(model, random=False)
-    with torch.no_grad(), torch.random.fork_rng(devices), eval_mode(model) if still else nullcontext():
-        return method, one, step, method.run(model, one, step, key)
-
-
-def _at_its_lowest(method: Any, steps: int) -> Any:
-    ratio = getattr(method, "teacher_forcing_ratio", None)
-    if isinstance(ratio, Schedule) and ratio.unit != "step":
-        lowest = 0.0
-    elif ratio is None:
-        lowest = 1.0
-    else:
-        lowest = extremes(ratio, steps)[0]
-    has_ratio = is_dataclass(method) and any(f.name == "teacher_forcing_ratio" and f.init for f in fields(method))
-    if lowest < 1 and has_ratio:  # one row and one gate decision might reveal nothing
-        return replace(method, teacher_forcing_ratio=0.0)  # pyright: ignore[reportArgumentType, reportCallIssue]
-    return method
 
 
 _CHECKS: dict[str, Callable[[Any], list[str]]] = {

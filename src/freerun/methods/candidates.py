@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, cast
 
 import torch
@@ -14,10 +15,19 @@ from freerun import draws, gates
 from freerun.arguments import at_least
 from freerun.batch import Batch
 from freerun.decoding import blank_batch, prompt_lengths
+from freerun.errors import UserError
 from freerun.keys import fold
 from freerun.methods import costs
 from freerun.methods.base import SHARED, TransformMethod
-from freerun.methods.own_runs import OF_GOLD, end_of, own_runs, run_report, with_entries
+from freerun.methods.own_runs import (
+    OF_GOLD,
+    end_of,
+    own_runs,
+    refuse_endless,
+    refuse_others,
+    run_report,
+    with_entries,
+)
 from freerun.methods.report import replacement_counts
 from freerun.rollin.training import counted_forward
 from freerun.schedules import Schedule
@@ -148,7 +158,8 @@ class Begun:
 
     def runs(self, model: Any, draw: str | draws.Draw, num_samples: int, margin: int, at: tuple[int, int]) -> Sequences:
         """Own runs of each row, side by side, at (step, key)."""
-        more: Any = {"draw": draw, "num_samples": num_samples, "margin": margin}
+        # the loss is of the model's own probabilities, and so are the draws
+        more: Any = {"draw": draw, "num_samples": num_samples, "margin": margin, "ruled": False}
         made = own_runs(model, self.batch, step=at[0], key=at[1], end=self.end, **more)
         rows = torch.arange(self.batch.size, device=made.mask.device).repeat_interleave(num_samples)
         return Sequences(rows, *counted_rows(made))
@@ -170,7 +181,10 @@ Loss = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, repr=False)
 class SequenceMethod(TransformMethod):
-    """Own runs to their own end, each scored as a whole by what it costs; subclasses define ``weighed``."""
+    """Own runs to their own end, each scored as a whole by what it costs; subclasses define ``weighed``.
+
+    Where a ``generation_config`` samples otherwise, searches, forces or forbids, a model's runs here do not.
+    """
 
     cost: str | costs.Cost = "edit_distance"
     num_samples: int = at_least(1, 1)
@@ -183,6 +197,7 @@ class SequenceMethod(TransformMethod):
 
     only_for: ClassVar[tuple[str, str] | None] = ("symbols", "scheduled_sampling")
     ranges: ClassVar[dict[str, tuple[float, float]]] = {"teacher_forcing_ratio": (0.0, 1.0), **SHARED}
+    own_lengths: ClassVar[bool] = True
     without: ClassVar[Mapping[str, str]] = OF_GOLD
     means: ClassVar[dict[str, tuple[str, str]]] = {"cost": ("costs", "runs")}
 
@@ -190,6 +205,11 @@ class SequenceMethod(TransformMethod):
     def own_loss(self) -> tuple[str, ...]:
         """The loss is on runs of another length than gold."""
         return (*super().own_loss, "the loss is on the model's own runs")
+
+    @property
+    def refuse_rows(self) -> Callable[[Any, Batch], Any]:
+        """Those without one end symbol, their last."""
+        return partial(refuse_endless, self)
 
     def problems(self) -> list[str]:
         """What is wrong with the cost and the gate, beside what all methods share."""
@@ -199,7 +219,19 @@ class SequenceMethod(TransformMethod):
                 f"gate={self.gate!r} lets gold and own entries alternate, and {self.name} scores what a row makes "
                 "after its gold beginning: use 'prefix', 'sequence' or 'batch'"
             )
+        if self.num_samples != 1 and self.certain:
+            found.append(
+                f"num_samples={self.num_samples} runs of draw={self.draw!r} are equal: use draw='sample', or one run"
+            )
         return found
+
+    @property
+    def certain(self) -> bool:
+        """Whether all runs of a row are equal."""
+        try:
+            return draws.resolve(self.draw).noise_size(2) == 0
+        except UserError:  # no draw, which is a problem of its own
+            return False
 
     def weighed(self, begun: Begun, runs: Sequences, model: Any, at: tuple[int, int]) -> tuple[Sequences, Tensor, Loss]:
         """The sequences that are scored, the costs of the runs, and from log-probabilities the summed loss."""
@@ -248,9 +280,11 @@ class SequenceMethod(TransformMethod):
         self, model: Any, batch: Batch, kept: Tensor, at: tuple[int, int]
     ) -> tuple[Batch, dict[str, float | str], Loss | None]:
         """What is fed, the report, and the loss; None where all is gold."""
+        refuse_others(batch)
         end = end_of(self.end, model, batch, self.name)
         ratio = {"teacher_forcing_ratio": self.value("teacher_forcing_ratio", *at)}
         if ratio["teacher_forcing_ratio"] >= 1:
+            refuse_endless(self, model, batch)  # now, not where the ratio has fallen
             return batch, {**ratio, **replacement_counts(batch, batch.history, 0), "passes": 0, "engine": "none"}, None
         begun = Begun.of(batch, kept, end, self.cost)
         runs = begun.runs(model, self.draw, self.num_samples, self.margin, at)

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import torch
+
+from freerun import targets
 from freerun.batch import Batch
 from freerun.errors import UserError
-from freerun.methods.base import SHARED, Citation
+from freerun.methods.base import SHARED, Citation, last_width
 from freerun.methods.gkd import Teacher, summed_divergence
 from freerun.methods.scheduled_sampling import ScheduledSampling
 from freerun.rollin import is_sharded
@@ -22,7 +25,7 @@ class Consistency(ScheduledSampling):
     ``loss = -sum_t log p(y_t | h_<t, x) + alpha sum_t KL(sg[p(. | y_<t, x)] || p(. | h_<t, x))``, h the mixed history
     of ``scheduled_sampling``. The distribution after gold is the model's own without dropout, and carries no gradient.
     It is one more forward without gradient, counted in ``passes`` and ``work``; with alpha 0 or ratio 1 there is none.
-    Weights of positions apply to both terms.
+    Weights of positions apply to both terms, and a ``target`` that leaves positions out leaves them out of both.
 
     Args:
         teacher_forcing_ratio: P(gold) in [0, 1], a number or a schedule.
@@ -78,6 +81,11 @@ class Consistency(ScheduledSampling):
         if alpha == 0 or self.value("teacher_forcing_ratio", step, key) >= 1:
             return outcome.made(report={"alpha": alpha, **outcome.report})
         more = {name: float(outcome.report[name]) + 1 for name in ("passes", "work")}
+        if self.target != "gold":  # which may leave positions out
+            kept = targets.aimed(self.target, outcome.fed, last_width(outcome.computed))[0].mask
+            usual = torch.ones_like(kept, dtype=outcome.total.dtype)
+            weights = usual if batch.weights is None else batch.weights
+            batch = batch.made(weights=weights.masked_fill(~kept, 0.0))
         penalty = alpha * summed_divergence(outcome.computed, batch, Teacher(model))[0]
         total = outcome.total + penalty.to(outcome.total.dtype)
         return outcome.made(total=total, report={"alpha": alpha, **outcome.report, **more})

@@ -78,7 +78,7 @@ class DAgger(ScheduledSampling):
             rule = f"expert must be a function (batch, history) -> targets, or one of {', '.join(targets.TARGETS)}"
             return [f"{rule}; got {self.expert!r}{hint}", *super().problems()]
         object.__setattr__(self, "target", self.expert)
-        return super().problems()
+        return [each.replace("target=", "expert=", 1) for each in super().problems()]
 
 
 dagger = DAgger

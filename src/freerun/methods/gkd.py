@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, cast
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -15,23 +16,28 @@ from torch import Tensor, nn
 from freerun import draws, gates
 from freerun.arguments import above, between
 from freerun.batch import Batch
-from freerun.errors import UserError, refuse
+from freerun.errors import UserError, listed, refuse
 from freerun.methods.base import Citation
 from freerun.methods.scheduled_sampling import ScheduledSampling
 from freerun.objectives import Objective
-from freerun.rollin import Engine, Replacement, forward, supports, unwrap
-from freerun.rollin.model import asking
-from freerun.types import Counted, Outcome, Split
+from freerun.rollin import Engine, forward, supports, unwrap
+from freerun.rollin.model import asking, has
+from freerun.types import Counted, Outcome, Ruled, Split
 
 _CHUNK = 2**20
 """Logits that are compared at once."""
-_NEAR = 10
-"""Most likely symbols of student and teacher whose overlap is reported."""
+_SEEN = 64
+"""Positions at which a teacher that holds weights of the student is compared with it."""
+_FIT: WeakKeyDictionary[nn.Module, WeakSet[nn.Module]] = WeakKeyDictionary()
+"""Of each teacher the students that it fits by the first batch."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Teacher:
-    """A model to learn from, never trained itself; compared, printed and signed by its weights.
+    """A model to learn from, never trained itself; compared, printed and signed by its weights and settings.
+
+    Settings are the classes of its parts and the numbers that these and a configuration of transformers hold; others,
+    such as a function that is an attribute, are not seen.
 
     Args:
         model: any Model over the student's symbols: called in evaluation mode and without gradient.
@@ -39,7 +45,7 @@ class Teacher:
         notes: in which respects student and teacher differ, though the loss can be computed.
 
     >>> Teacher(nn.Linear(2, 3, bias=False).requires_grad_(False).apply(lambda m: nn.init.ones_(m.weight)))
-    teacher(Linear, sha=0f4365d9)
+    teacher(Linear, sha=c4292107)
     """
 
     model: Any
@@ -65,6 +71,16 @@ class Teacher:
         for name, values in self.model.state_dict().items():
             digest.update(f"{name} {tuple(values.shape)} {values.dtype} ".encode())
             digest.update(values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        for name, part in self.model.named_modules():
+            config: Any = getattr(part, "config", None)  # of transformers
+            known = {**vars(part), **(config.to_dict() if hasattr(config, "to_dict") else {})}
+            kept = sorted(
+                f"{key} {value}"
+                for key, value in known.items()
+                # what begins with _ is a library's note to itself
+                if (isinstance(value, int | float) and key != "training" and key[0] != "_") or "rope_" in key
+            )
+            digest.update(f"{name} {type(part).__qualname__} {kept}".encode())
         return digest.hexdigest()[:8]
 
     def outputs(self, batch: Batch, index: Tensor) -> Callable[[int, int], Tensor]:
@@ -105,7 +121,7 @@ class GKD(ScheduledSampling):
     Args:
         teacher_forcing_ratio: P(gold), 1 - lambda of the paper; a number or a schedule. 1 is distillation on the data,
             without a roll-in.
-        draw: of own symbols: ``"sample"`` as published, or another.
+        draw: of own symbols: ``"sample"`` as published, or another; mixtures, which the teacher cannot read, are none.
         gate: ``"token"``, or ``"sequence"`` as published, or another of ``scheduled_sampling``.
         engine: as for ``scheduled_sampling``.
         beta: in [0, 1]. At 0 and 1 the loss is the plain KL, which is the limit of the formula divided by beta or
@@ -117,11 +133,11 @@ class GKD(ScheduledSampling):
 
     Raises:
         UserError: arguments outside their range; targets that are values; a teacher with another number of symbols, on
-            another device, or the student itself.
+            another device, whose rows end otherwise (of Hugging Face models), or the student itself.
 
     What it is not: a divergence of whole sequences, whose gradient would go through the draws (MiniLLM); nor sampling
-    to the model's own end, as published: own histories are as long as gold. The report has
-    ``support_overlap``, the share of the ten most likely symbols that student and teacher have in common.
+    to the model's own end, as published: own histories are as long as gold. The report has ``support_overlap``, the
+    share of the ten most likely symbols (half of them, of fewer than twenty) that student and teacher have in common.
 
     Reference: Agarwal, Vieillard, Zhou, Stanczyk, Ramos, Geist and Bachem 2024, arXiv:2306.13649.
 
@@ -167,16 +183,23 @@ class GKD(ScheduledSampling):
 
     def problems(self) -> list[str]:
         """What is wrong with the arguments; a teacher becomes a ``Teacher``."""
-        if not isinstance(self.teacher, Teacher | str):
-            hint = ": that is a class; give an object of it" if isinstance(self.teacher, type) else ""
-            if hint or not callable(self.teacher):
-                rule = "teacher must be a model, from Batch to (batch, time, vocabulary)"
-                return [f"{rule}; got {type(self.teacher).__name__}{hint}", *super().problems()]
+        found = super().problems()
+        if self._mixes:
+            found.append(f"draw={self.draw!r} feeds mixtures, which a teacher cannot read: use 'sample' or 'greedy'")
+        if isinstance(self.teacher, Teacher | str):
+            return found
+        kind, hint = type(self.teacher).__name__, ""
+        if isinstance(self.teacher, type):
+            hint = ": that is a class; give an object of it"
+        elif any(base.__name__ in ("PreTrainedModel", "PeftModel") for base in type(unwrap(self.teacher)).__mro__):
+            hint = ", which does not read a Batch: give freerun.hf.adapt(teacher)"
+        elif callable(self.teacher):
             object.__setattr__(self, "teacher", Teacher(self.teacher))
-        return super().problems()
+            return found
+        return [f"teacher must be a model, from Batch to (batch, time, vocabulary); got {kind}{hint}", *found]
 
-    def _replacement(self, model: Any, batch: Batch, step: int, key: int) -> tuple[Replacement, dict[str, float | str]]:
-        """Those of scheduled sampling, once student and teacher fit each other."""
+    def compute(self, model: Any, batch: Batch, step: int, key: int) -> Outcome:
+        """Scheduled sampling's step, once student and teacher fit each other."""
         problems: list[str] = []
         if not batch.is_discrete:
             problems.append("gkd compares distributions of symbols, and these targets are values: use another method")
@@ -190,15 +213,61 @@ class GKD(ScheduledSampling):
                 found = f"the teacher lies on {', '.join(sorted(devices))} and the batch on {batch.history.device}"
                 problems.append(f"{found}: move the teacher there before, teacher.to({str(batch.history.device)!r})")
         refuse(problems)
-        return super()._replacement(model, batch, step, key)
+        student, teacher = unwrap(model), cast(Teacher, self.teacher)
+        modules = isinstance(student, nn.Module) and isinstance(teacher.model, nn.Module)
+        if modules and student not in (fit := _FIT.setdefault(teacher.model, WeakSet())):
+            refuse([*_same_weights(student, teacher, batch), *_other_ends(student, teacher, batch)])
+            fit.add(student)
+        return super().compute(model, batch, step, key)
 
     def finish(self, outputs: Tensor | Counted, fed: Batch, report: dict[str, float | str]) -> Outcome:
         """The divergence from the teacher after the same history, at the positions that count."""
         total, part = summed_divergence(outputs, fed, self.teacher, self.beta, self.temperature)
         number, weights = len(part.index), part.weights
         count = total.new_tensor(number) if weights is None else weights.sum().to(total.dtype)
-        counts = {"support_common": part.common, "support_of": number * min(_NEAR, outputs.shape[-1])}
+        counts = {"support_common": part.common, "support_of": number * _likely(outputs.shape[-1])}
         return Outcome(total, count, cast(Tensor, outputs), fed, {**report, **counts, "teacher_passes": 1})
+
+
+def _same_weights(student: nn.Module, teacher: Teacher, batch: Batch) -> list[str]:
+    """What is wrong with a teacher that holds trained weights of the student: that it predicts the same, if so.
+
+    It may read another context, or leave adapters out: then it predicts otherwise.
+    """
+    mine = {id(weight) for weight in student.parameters()}
+    if not any(weight.requires_grad and id(weight) in mine for weight in teacher.model.parameters()):
+        return []
+    index = batch.mask.flatten().nonzero().squeeze(1)[:_SEEN]
+    own, known = (side.outputs(batch, index)(0, len(index)) for side in (Teacher(student), teacher))
+    near = min(1e-3, 16 * torch.finfo(own.dtype).eps)
+    if own.shape != known.shape or not len(index) or not torch.allclose(own, known.to(own), rtol=near, atol=near):
+        return []
+    return [
+        "the teacher has weights of the student and predicts the same, so the loss is 0: make it of a copy, "
+        "copy.deepcopy(model)"
+    ]
+
+
+def _other_ends(student: nn.Module, teacher: Teacher, batch: Batch) -> list[str]:
+    """What is wrong where rows end with an end symbol of the student's that is none of the teacher's."""
+    inner = unwrap(teacher.model)
+    if teacher.follows or not (has(student, Ruled) and has(inner, Ruled)):  # a recipe has compared more
+        return []
+    ends, known = (set(side.generation_defaults(batch).ends) for side in (student, inner))
+    last = batch.targets.gather(1, batch.mask.cumsum(1).argmax(1)[:, None])[batch.mask.any(1)]
+    strange = set(last.flatten().tolist()) & ends - known
+    if not known or not strange:
+        return []
+    return [
+        f"rows end with {listed(sorted(strange))} and the teacher's with {listed(sorted(known))}, so it would teach "
+        "the student not to stop: give the student the teacher's end symbol, or, if the teacher does end so, add it to "
+        "its generation_config.eos_token_id"
+    ]
+
+
+def _likely(vocab: int) -> int:
+    """Most likely symbols of student and teacher whose overlap is reported: of few symbols all would be the same."""
+    return min(10, max(1, vocab // 2))
 
 
 def width_problem(student: int, teacher: int, symbols: int | None = None) -> str:
@@ -287,7 +356,7 @@ class Divergences:
             raise UserError(width_problem(student.shape[-1], teacher.shape[-1]))
         wide = torch.promote_types(torch.promote_types(student.dtype, teacher.dtype), torch.float32)
         each = divergence(student.to(wide) / self.temperature, teacher.to(wide) / self.temperature, self.beta)
-        near = min(_NEAR, student.shape[1])
+        near = _likely(student.shape[1])
         likely, of_teacher = (logits.detach().topk(near).indices for logits in (student, teacher))
         self.common += int((likely[:, :, None] == of_teacher[:, None, :]).sum())
         return (each if self.weights is None else each * self.weights[begin : begin + len(student)].to(wide)).sum()
@@ -296,7 +365,8 @@ class Divergences:
 class _Summed(torch.autograd.Function):
     """A sum over positions and its gradient, some positions at a time.
 
-    In memory are beside the outputs their gradient, once, and temporaries of ``_CHUNK`` logits.
+    In memory are beside the outputs their gradient, once, and temporaries of ``_CHUNK`` logits. In float16, whose least
+    numbers are reached, each position's gradient is kept divided by a scale, which the backward multiplies.
     """
 
     @staticmethod
@@ -304,15 +374,21 @@ class _Summed(torch.autograd.Function):
         """(batch, time, vocab) -> scalar, at least float32."""
         needed = ctx.needs_input_grad[0]
         gradient = torch.zeros_like(outputs) if needed else None
+        ctx.scales = []
         total = outputs.new_zeros((), dtype=torch.promote_types(outputs.dtype, torch.float32))
         size = max(1, _CHUNK // outputs.shape[-1])
         for begin in range(0, len(part.index), size):
             places = _places(outputs, part.index[begin : begin + size])
-            some = outputs[places].detach().requires_grad_(needed)
+            some = outputs[places].detach().to(total.dtype).requires_grad_(needed)
             with torch.set_grad_enabled(needed):
                 summed = part(some, teacher(begin, begin + len(some)), begin)
             if gradient is not None:
-                gradient[places] = torch.autograd.grad(summed, some)[0]
+                slope = torch.autograd.grad(summed, some)[0]
+                if gradient.dtype == torch.float16:
+                    scale = slope.abs().amax(-1, keepdim=True).clamp_min(2.0**-100) / 2**15
+                    ctx.scales.append((places, scale))
+                    slope = slope / scale
+                gradient[places] = slope.to(gradient.dtype)
             total += summed.detach()
         ctx.gradient = gradient
         return total
@@ -325,7 +401,11 @@ class _Summed(torch.autograd.Function):
                 "a second backward through the same divergence from a teacher: its gradient is in memory once, and "
                 "was passed on by the first; add up what is to be differentiated, or run the method again"
             )
-        return gradient.mul_(grads[0]), None, None
+        if gradient.dtype != torch.float16:
+            return gradient.mul_(grads[0]), None, None
+        for places, scale in ctx.scales:
+            gradient[places] = (gradient[places] * (scale * grads[0])).half()
+        return gradient, None, None
 
 
 gkd = GKD

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, cast
 
 import torch
@@ -13,7 +14,7 @@ from freerun import draws, objectives
 from freerun.arguments import at_least
 from freerun.batch import Batch
 from freerun.methods.base import Citation, TransformMethod
-from freerun.methods.own_runs import OF_GOLD, end_of, own_runs, run_report
+from freerun.methods.own_runs import OF_GOLD, end_of, own_runs, refuse_endless, refuse_others, run_report
 from freerun.objectives import Objective
 from freerun.rollin.training import counted_forward
 from freerun.targets import OptimalCompletion, completion_shares, counted_rows
@@ -36,8 +37,9 @@ class OptimalCompletionDistillation(TransformMethod):
         objective: ``"auto"`` or ``objectives.cross_entropy(label_smoothing=...)``.
 
     Raises:
-        UserError: targets that are values, or whose last counted entry is not the end symbol; weights of positions,
-            which belong to gold's; no end symbol; sharded parameters.
+        UserError: targets that are values, or of which not the last counted entry of a row, and it alone, is the end
+            symbol; weights of positions, which belong to gold's; counted entries that ``eligible`` excludes; no end
+            symbol; sharded parameters.
 
     What it is not: maximum likelihood, whose target is gold's entry at the same position, right or not after what was
     fed; nor scheduled sampling with ``target="optimal_completion"``, whose histories are as long as gold and partly
@@ -58,6 +60,7 @@ class OptimalCompletionDistillation(TransformMethod):
     name: ClassVar[str] = "optimal_completion"
     summary: ClassVar[str] = "own runs to their own end; at each entry what completes them with the fewest edits"
     only_for: ClassVar[tuple[str, str] | None] = ("symbols", "scheduled_sampling")
+    own_lengths: ClassVar[bool] = True
     without: ClassVar[Mapping[str, str]] = OF_GOLD
     citation: ClassVar[Citation] = Citation(
         formula="h ~ p(. | x) to its own end;  loss = sum_t KL(q_t || p(. | h_<t, x)),  "
@@ -77,6 +80,11 @@ class OptimalCompletionDistillation(TransformMethod):
         """The loss is on runs of another length than gold."""
         return (*super().own_loss, "the loss is on the model's own runs")
 
+    @property
+    def refuse_rows(self) -> Callable[[Any, Batch], Any]:
+        """Those without one end symbol, their last."""
+        return partial(refuse_endless, self)
+
     def mix_history(self, model: Any, batch: Batch, step: int, key: int) -> tuple[Batch, dict[str, float | str]]:
         """The batch of the model's own runs."""
         end = end_of(self.end, model, batch, self.name)
@@ -85,6 +93,7 @@ class OptimalCompletionDistillation(TransformMethod):
 
     def compute(self, model: Any, batch: Batch, step: int, key: int) -> Outcome:
         """One step: run freely, forward, the divergence from what completes best."""
+        refuse_others(batch)
         end = end_of(self.end, model, batch, self.name)
         gold, lengths = OptimalCompletion(end).gold(batch)
         runs, report = self.mix_history(model, batch, step, key)

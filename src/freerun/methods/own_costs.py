@@ -38,9 +38,13 @@ class MinimumRisk(SequenceMethod):
         alpha: sharpness of Q above 0, a number or a schedule: at 0 it would be uniform, at 1 it is by probability.
         include_gold: whether gold is one of the sequences, as published.
 
+    Runs are of the model's own probabilities, whatever its ``generation_config`` reweighs, forces or forbids. The count
+    is the number of rows: at ratio 1 the loss is cross-entropy summed over a row's entries, the mean over rows.
+
     Raises:
-        UserError: targets that are values, or whose last counted entry is not the end symbol; weights of positions; no
-            end symbol; a cost that is no finite number; sharded parameters.
+        UserError: targets that are values, or of which not the last counted entry of a row, and it alone, is the end
+            symbol; weights of positions; counted entries that ``eligible`` excludes; no end symbol; one sequence a row,
+            of which Q is 1 whatever the model; a cost that is no finite number; sharded parameters.
 
     What it is not: the expected cost under the model, which it becomes with alpha = 1 and all sequences; nor Edunov et
     al.'s code, whose Q is of mean log-probabilities. With a ratio above 0 it is MIXER's roll-in and not MIXER, whose
@@ -73,6 +77,18 @@ class MinimumRisk(SequenceMethod):
   year      = {2016}
 }""",
     )
+
+    def problems(self) -> list[str]:
+        """What is wrong, one sequence a row too."""
+        found = super().problems()
+        if not isinstance(self.include_gold, bool):
+            found.append(f"include_gold must be True or False; got {self.include_gold!r}")
+        elif not self.include_gold and self.num_samples == 1:
+            found.append(
+                "num_samples=1 with include_gold=False is one sequence a row, whose share Q is 1 whatever the model, "
+                "so nothing is learnt: use num_samples=2 or more, or include_gold=True"
+            )
+        return found
 
     def weighed(self, begun: Begun, runs: Sequences, model: Any, at: tuple[int, int]) -> tuple[Sequences, Tensor, Loss]:
         """The distinct sequences, the costs of the runs, and the risk."""
@@ -118,9 +134,15 @@ class SelfCritical(SequenceMethod):
         gold_weight: of gold's cross-entropy, summed over a row's entries, which is added to the loss.
         baseline: "greedy", the cost of the greedy run, as published; or "mean", that of the row's other runs.
 
+    Runs, the greedy one too, are of the model's own probabilities, whatever its ``generation_config`` reweighs, forces
+    or forbids. The count is the number of rows: at ratio 1 the loss is cross-entropy summed over a row's entries, the
+    mean over rows.
+
     Raises:
-        UserError: targets that are values, or whose last counted entry is not the end symbol; weights of positions; no
-            end symbol; ``baseline="mean"`` of one run; a cost that is no finite number; sharded parameters.
+        UserError: targets that are values, or of which not the last counted entry of a row, and it alone, is the end
+            symbol; weights of positions; counted entries that ``eligible`` excludes; no end symbol;
+            ``baseline="mean"`` of one run; a draw that is the baseline; a cost that is no finite number; sharded
+            parameters.
 
     What it is not: MIXER (Ranzato et al. 2016), of which ``gate="prefix"`` with a falling ratio is all but the
     baseline: cross-entropy on a gold beginning, REINFORCE on what the model makes after it. MIXER learns its baseline,
@@ -154,7 +176,12 @@ class SelfCritical(SequenceMethod):
         """What is wrong, a mean of nothing too."""
         alone = self.baseline == "mean" and self.num_samples == 1
         more = ["baseline='mean' is of a row's other runs, and num_samples=1 leaves none: use 2 or more, or 'greedy'"]
-        return [*super().problems(), *(more if alone else [])]
+        found = [*super().problems(), *(more if alone else [])]
+        if self.certain and self.baseline == "greedy":
+            found.append(
+                f"draw={self.draw!r} is the run that it is compared with, so nothing is learnt: use draw='sample'"
+            )
+        return found
 
     def weighed(self, begun: Begun, runs: Sequences, model: Any, at: tuple[int, int]) -> tuple[Sequences, Tensor, Loss]:
         """The distinct runs, the costs of all, and the log-probabilities by what each costs above the baseline."""

@@ -13,7 +13,7 @@ from freerun.batch import Batch
 from freerun.decoding import blank_batch, prompt_lengths
 from freerun.draws import Draw
 from freerun.errors import UserError
-from freerun.generation import generate
+from freerun.generation import free_runs
 from freerun.keys import fold
 from freerun.rollin import unwrap
 from freerun.rollin.model import asking
@@ -72,10 +72,35 @@ def with_end(method: Any, end: int | None) -> Any:
     return replace(method, **found) if found else method
 
 
-def row_limits(batch: Batch, margin: int) -> Tensor:
-    """(batch,) how long a run may become: a row's counted targets and ``margin`` more; no other row matters."""
+def row_limits(model: Any, batch: Batch, margin: int) -> Tensor:
+    """(batch,) how long a run may become: a row's counted targets and ``margin`` more, as far as positions reach."""
     lengths = batch.mask.sum(1)
-    return torch.where(lengths > 0, lengths + margin, 0)
+    limits, positions = lengths + margin, getattr(unwrap(model), "max_positions", None)
+    if positions is not None:
+        limits = torch.minimum(limits, positions - prompt_lengths(batch))
+    return torch.where(lengths > 0, torch.maximum(limits, lengths), 0)
+
+
+def refuse_others(batch: Batch) -> None:
+    """Refuse what own runs cannot honour, whatever share of a row they make."""
+    if not batch.is_discrete:
+        raise UserError("own runs to an end symbol are of symbols, and these targets are values: use free_running")
+    if batch.weights is not None:
+        raise UserError("weights are of gold's positions, and own runs have others: leave batch.weights out")
+    # a row's last entry is fed nowhere, so that it is no choice of anybody's
+    fixed = batch.mask & ~batch.replaceable & (batch.mask.flip(1).cumsum(1).flip(1) > 1)
+    if bool(fixed.any()):
+        rows = int(fixed.any(1).sum())
+        raise UserError(
+            f"{rows} rows have counted entries that eligible excludes, and own runs replace all that counts: take them "
+            "out of mask where they begin a row (a prompt), or use a method that keeps single entries, "
+            "scheduled_sampling"
+        )
+
+
+def refuse_endless(method: Any, model: Any, batch: Batch) -> None:
+    """Refuse rows of gold that do not end with the end symbol, once, or that have entries between that do not count."""
+    OptimalCompletion(end_of(method.end, model, batch, method.name)).gold(batch)
 
 
 def own_runs(
@@ -88,6 +113,7 @@ def own_runs(
     end: int | None,
     margin: int,
     num_samples: int = 1,
+    ruled: bool = True,
 ) -> Batch:
     """Runs of the model from each row's prompt to its own end, without gradient.
 
@@ -98,21 +124,22 @@ def own_runs(
         key: with ``step`` and a row's number all that the noise depends on.
         step: the optimizer step.
         end: id that ends a row; None: every run is as long as it may become.
-        margin: a run is cut so many entries beyond the row's counted targets.
+        margin: a run is cut so many entries beyond the row's counted targets, or at the model's last position.
         num_samples: runs of each row, side by side: rows r * num_samples to (r + 1) * num_samples - 1.
+        ruled: whether what a model's own generation forces, forbids and reweighs is applied; its beams never are.
 
     Returns:
         a batch whose targets and history are prompt and run, and whose mask holds the run, its end included.
     """
-    if not batch.is_discrete:
-        raise UserError("own runs to an end symbol are of symbols, and these targets are values: use free_running")
-    if batch.weights is not None:
-        raise UserError("weights are of gold's positions, and own runs have others: leave batch.weights out")
-    limits = row_limits(batch, margin)
-    longest = max(int(limits.max()), 1)
+    refuse_others(batch)
+    limits = row_limits(model, batch, margin)
     noise = fold(key, "own runs", int(step))
+    # a row without targets is known to its end: one entry at its beginning, of no use, always has room
+    first = torch.arange(batch.time, device=limits.device) == 0
+    begun = batch.made(mask=batch.mask | (limits == 0)[:, None] & first)
+    more: Any = {"num_samples": num_samples, "ruled": ruled}
     with asking(unwrap(model), batch):
-        made = generate(model, batch, length=longest, end=end, draw=draw, key=noise, num_samples=num_samples)
+        made = free_runs(model, begun, limits.clamp_min(1), end=end, draw=draw, key=noise, **more)
     rows = torch.arange(batch.size, device=batch.mask.device).repeat_interleave(num_samples)
     numbers = torch.arange(num_samples, device=rows.device).repeat(batch.size) * _APART
     entries, lengths = made.entries, made.lengths
@@ -120,7 +147,7 @@ def own_runs(
         entries, lengths = entries.flatten(0, 1), lengths.flatten()
     lengths = torch.minimum(lengths + 1, limits[rows])  # the end symbol is one of them
     prompts = prompt_lengths(batch)
-    blank = blank_batch(batch, prompts, longest)
+    blank = blank_batch(batch, prompts, limits)
     blank = blank.select(rows).made(rows=blank.row_numbers[rows] + numbers)
     return with_entries(blank, entries, lengths, prompts[rows])
 

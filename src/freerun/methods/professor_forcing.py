@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from freerun import objectives, targets
 from freerun.arguments import whole
 from freerun.batch import Batch
 from freerun.draws import Draw
 from freerun.errors import CheckpointError, UserError
 from freerun.keys import fold
-from freerun.methods.base import SHARED, Citation, TransformMethod, zero_unused
+from freerun.methods.base import SHARED, Citation, TransformMethod, last_width, zero_unused
 from freerun.methods.report import replacement_counts
 from freerun.methods.scheduled_sampling import FreeRunning
 from freerun.objectives import Objective
@@ -28,6 +30,9 @@ from freerun.schedules import Schedule
 from freerun.types import Outcome
 
 _NUMBERS = ("accuracy", "step", "correct", "judged")
+
+_TRAINED: WeakKeyDictionary[nn.Module, Callable[[], nn.Module | None]] = WeakKeyDictionary()
+"""The modules of methods, and the model that each is trained with."""
 
 
 class Discriminator(nn.Module):
@@ -60,7 +65,8 @@ class ProfessorForcing(TransformMethod):
 
     ``loss_G = -sum_t log p(y_t | y_<t, x) - w log D(B(h))``; ``loss_D = -n log D(B(y)) - n log(1 - D(B(h)))``.
     B(h) is the model's states (``hidden`` where it has it, else its outputs) on a history h ~ p(h | x) of its own, B(y)
-    on gold; n is the number of a row's positions that count, which makes loss_D as large as a mean over rows.
+    on gold; n is the number of a row's positions that count, which makes loss_D as large as a mean over rows. With
+    weights, or a target that leaves positions out, n is what they weigh together, and w has their mean as a factor.
     Samples are constants, states carry the gradient. The total is the sum of both losses, and the weights of the
     discriminator get the gradient of loss_D alone, those of the model that of loss_G. The discriminator's
     accuracy in the update before decides whether each loss is used.
@@ -82,7 +88,8 @@ class ProfessorForcing(TransformMethod):
         objective: of the first term: ``"auto"``, ``"cross_entropy"``, ``"mse"`` or a function.
 
     Raises:
-        UserError: arguments outside their range; a model in DDP or another wrapper; values that are missing.
+        UserError: arguments outside their range; a model in DDP or another wrapper; another model than before, where it
+            is no copy; an optimizer without the discriminator; values that are missing.
 
     What it is not: a change of the history: the first term's is gold. The discriminator's size is not the paper's.
 
@@ -161,9 +168,8 @@ class ProfessorForcing(TransformMethod):
             batch: any, of which one row is tried to find the width of a state.
             key: of its initial weights.
         """
-        memory = self._memory
+        memory, inner = self._memory, unwrap(model)
         if "modules" not in memory:
-            inner = unwrap(model)
             with torch.no_grad(), torch.random.fork_rng(), eval_mode(inner):
                 behaviour = _behaviour(
                     inner, zero_unused(batch.select(torch.zeros(1, dtype=torch.long).to(batch.mask.device)))
@@ -178,7 +184,28 @@ class ProfessorForcing(TransformMethod):
             like = weights[0] if weights else behaviour
             memory["modules"] = nn.ModuleDict({"discriminator": made.to(like.device, like.dtype)})
             self._fill(memory.pop("saved", {}))
+        if isinstance(inner, nn.Module):
+            self._refuse_another(memory["modules"], inner)
         return memory["modules"]
+
+    def _refuse_another(self, modules: nn.ModuleDict, model: nn.Module) -> None:
+        """Refuse a model that is neither the one before nor a copy of it."""
+        before = _TRAINED.get(modules, lambda: None)()
+        if before is not None and before is not model:
+            a, b = (dict(each.named_parameters()) for each in (before, model))
+            same = a.keys() == b.keys() and all(a[name].shape == b[name].shape for name in a)
+            # an average of its weights may be looked at; what is trained is the same or goes on from it
+            if same and not torch.is_grad_enabled():
+                return
+            if not (same and all(torch.equal(a[name], b[name].to(a[name])) for name in a)):
+                raise self._another(model)
+        _TRAINED[modules] = ref(model)
+
+    def _another(self, model: Any) -> UserError:
+        return UserError(
+            f"a {self.name} object trains one model with its discriminator, and this {type(model).__name__} is another "
+            "than before: make an object for each, or load_state_dict({}) to begin anew with this"
+        )
 
     def state_dict(self) -> dict[str, float | Tensor]:
         """The discriminator's weights, its accuracy, and scores that schedules follow."""
@@ -236,35 +263,40 @@ class ProfessorForcing(TransformMethod):
         runs = FreeRunning(draw=self.draw, engine=self.engine, gradient="none")
         fed, run = runs.mix_history(model, batch, step, key)
         outputs, gold = _behaviour(model, batch)
+        if gold.shape[-1] != judge.rnn.input_size:  # the one before may be gone
+            raise self._another(model)
         with torch.set_grad_enabled(fool and torch.is_grad_enabled()):
             free = _behaviour(model, fed)[1]
-        outcome = self.finish(outputs, batch, self.mix_history(model, batch, step, key)[1])
-        total, judged = self._game(judge, (gold, free), batch, weight, (train, fool))
+        aimed, shares = targets.aimed(self.target, batch, last_width(outputs))
+        nll, count = objectives.scored(self.objective, outputs, aimed, shares)
+        positions = _positions(aimed)
+        total, judged = self._game(judge, (gold, free), (batch.mask, positions), weight, (train, fool))
         if torch.is_grad_enabled():
             memory = self._memory
-            self._refuse_untrained(judge, step, train)
+            self._refuse_untrained(judge, model, step)
             memory |= {"step": float(step), **{n: memory.get(n, 0.0) + judged[n] for n in ("correct", "judged")}}
-        positions = _positions(batch).sum()
-        scale = torch.where(positions > 0, outcome.count / positions.clamp(min=torch.finfo(positions.dtype).tiny), 0)
+        counted = positions.sum()
+        # what a position counts: 1, or of values their number
+        each = torch.where(counted > 0, count / counted.clamp(min=torch.finfo(counted.dtype).tiny), 0)
         report = {n: float(run[n]) + 1 for n in ("passes", "work")} | {"engine": run["engine"], **judged}
-        more = (scale * total).to(outcome.total.dtype)
-        return outcome.made(total=outcome.total + more, report={**outcome.report, **report})
+        report = {**self.mix_history(model, batch, step, key)[1], **report}
+        return Outcome(nll + (each * total).to(nll.dtype), count, outputs, batch, report)
 
-    def _refuse_untrained(self, judge: Discriminator, step: int, train: bool) -> None:
-        """Refuse a loop whose optimizer lacks the discriminator: its weights have not moved in three updates."""
+    def _refuse_untrained(self, judge: Discriminator, model: Any, step: int) -> None:
+        """Refuse a loop whose optimizer lacks the discriminator: three updates left its weights and gradient alone."""
         memory = self._memory
-        if memory.get("step") == step:
+        if memory.get("step") == step or not isinstance(model, nn.Module):
             return
-        now = torch.stack([weight.detach().flatten()[0] for weight in judge.parameters()])
-        before = memory.get("weights")
-        # updates with a gradient since the weights last moved
-        still = memory.get("still", 0) if before is not None and torch.equal(now, before) else 0
-        if still == 3:
+        made, gradient = [_mark(model), _mark(judge)], judge.mlp[-1].bias.grad
+        # an optimizer that has it lets go of the gradient, or clears it, or makes a step, be it at a rate of 0
+        held = isinstance(gradient, Tensor) and gradient is memory.get("gradient") and bool(gradient.any())
+        left = held and [_differ(*each) for each in zip(memory["made"], made, strict=True)] == [True, False]
+        memory |= {"made": made, "gradient": gradient, "left": left * (memory.get("left", 0) + 1)}
+        if memory["left"] == 3:
             raise UserError(
-                f"the discriminator of {self.name} has had a gradient in three updates and was never changed: give the "
-                "optimizer [*model.parameters(), *method.modules(model, batch, key).parameters()]"
+                f"in three updates of the model the discriminator of {self.name} had a gradient and was never changed: "
+                "give the optimizer [*model.parameters(), *method.modules(model, batch, key).parameters()]"
             )
-        memory |= {"weights": now, "still": still + train}
 
     def _open(self, step: int) -> tuple[bool, bool]:
         """Whether the discriminator is trained, and whether the model is to fool it, by the update before."""
@@ -280,13 +312,13 @@ class ProfessorForcing(TransformMethod):
         self,
         judge: Discriminator,
         behaviours: tuple[Tensor, Tensor],
-        batch: Batch,
+        counted: tuple[Tensor, Tensor],
         weight: float,
         gates: tuple[bool, bool],
     ) -> tuple[Tensor, dict[str, float]]:
-        """The sums over rows of both losses, and what the discriminator got right."""
-        rows = batch.mask.any(1)
-        mask, positions = batch.mask[rows], _positions(batch)[rows]
+        """The sums over rows of both losses by what their positions count, and what the discriminator got right."""
+        rows = counted[0].any(1)
+        mask, positions = (each[rows] for each in counted)
         gold, free = (each[rows] for each in behaviours)
         if not len(mask):
             return behaviours[0].new_zeros(()), {"correct": 0.0, "judged": 0.0}
@@ -300,7 +332,7 @@ class ProfessorForcing(TransformMethod):
             with _frozen(judge):
                 losses = softplus(-judge(free, mask))
                 losses = losses + softplus(judge(gold, mask)) if self.both else losses
-            total = total + weight * ((positions > 0) * losses).sum()
+            total = total + weight * (positions / mask.sum(1) * losses).sum()
         correct = float((of_gold > 0).sum() + (of_free <= 0).sum())
         return total, {"correct": correct, "judged": 2.0 * len(mask)}
 
@@ -311,6 +343,16 @@ def _behaviour(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
     if hidden is None:
         hidden = (outputs.softmax(-1) if batch.is_discrete else outputs).flatten(2)
     return outputs, hidden
+
+
+def _mark(module: nn.Module) -> tuple[int, Tensor]:
+    """What an optimizer's step changes: how often weights were written, and, as fused ones do not count, the least."""
+    weights: list[Tensor] = list(module.parameters()) or [torch.zeros(0)]
+    return sum(each._version for each in weights), min(weights, key=Tensor.numel).detach().clone()
+
+
+def _differ(a: tuple[int, Tensor], b: tuple[int, Tensor]) -> bool:
+    return a[0] != b[0] or not torch.equal(a[1], b[1])
 
 
 def _positions(batch: Batch) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from freerun.arguments import at_least
 from freerun.batch import Batch
-from freerun.errors import UserError
+from freerun.errors import UserError, refuse
 from freerun.keys import fold, uniform
 from freerun.methods.base import SHARED, Citation, TransformMethod
 from freerun.methods.own_runs import model_ends
@@ -33,7 +33,7 @@ class RewardAugmented(TransformMethod):
 
     Args:
         tau: temperature of 0 or more, a number or a schedule; 0 is teacher forcing.
-        weighted: False counts each number of edits once, not every sequence that has it: ``q(e) ~ C(n, e)
+        weighted: False counts each choice of places to edit once, not every sequence that has it: ``q(e) ~ C(n, e)
             exp(-e / tau)``. With thousands of symbols the law proper edits nearly every entry at a
             tau above 0.2.
         vocabulary: number of symbols; default: the model's ``target_vocab``.
@@ -120,10 +120,13 @@ class RewardAugmented(TransformMethod):
                 "raml needs the number of symbols: pass raml(vocabulary=...), or give "
                 f"{type(model).__name__} the attribute target_vocab"
             )
-        if batch.largest >= size:
-            raise UserError(
-                f"raml has {size} symbols, and the targets hold id {batch.largest}: pass another vocabulary"
-            )
+        problems: list[str] = []
+        # the largest of all targets costs nothing; those that do not count may be anything
+        if batch.largest >= size and (largest := int(batch.targets.masked_fill(~batch.mask, 0).max())) >= size:
+            problems.append(f"raml has {size} symbols, and the targets hold id {largest}: pass another vocabulary")
+        if self.end is not None and self.end >= size:
+            problems.append(f"raml has {size} symbols, and end is {self.end}: pass the id that ends rows")
+        refuse(problems)
         ends = model_ends(model, batch) if self.end is None else (self.end,)
         fixed = torch.tensor(ends, dtype=torch.int64, device=batch.mask.device)
         every = torch.arange(size, device=fixed.device)

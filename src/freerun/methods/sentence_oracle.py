@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -48,11 +48,12 @@ class SentenceOracle(TransformMethod):
             there is none, nothing is forbidden.
         objective: ``"auto"``, ``"cross_entropy"`` or a function.
 
-    The search runs in evaluation mode, without gradient, for rows in which an entry is replaced.
+    The search runs in evaluation mode, without gradient, for rows in which an entry is replaced. A row for which it
+    finds nothing, as where the model's own generation settings forbid the end, keeps gold.
 
     Raises:
         UserError: arguments outside their range; targets that are values; rows with known entries between others;
-            a cost that is no finite number; sharded parameters.
+            an end that is no id of the model; a cost that is no finite number; sharded parameters.
 
     What it is not: the paper's word-level oracle, the argmax of ``(z + g) / tau``: that is a sample, whatever tau, and
     so ``scheduled_sampling`` with ``draw="sample"``. Nor a method whose history is a run of the model: it is chosen
@@ -90,6 +91,11 @@ class SentenceOracle(TransformMethod):
 }""",
     )
 
+    @property
+    def refuse_rows(self) -> Callable[[Any, Batch], Any]:
+        """Those with several stretches of entries that may be replaced."""
+        return lambda model, batch: _spans(batch)
+
     def problems(self) -> list[str]:
         """Return which arguments cannot be."""
         return costs.check(self.cost) + super().problems()
@@ -98,6 +104,9 @@ class SentenceOracle(TransformMethod):
         """The batch with entries of the oracle sentences in its history."""
         if not batch.is_discrete:
             raise UserError("sentence_oracle searches symbols, and these targets are values: use scheduled_sampling")
+        vocab = getattr(unwrap(model), "target_vocab", None)
+        if self.end is not None and isinstance(vocab, int):
+            _refuse_end((self.end,), vocab)  # before a step that searches
         ratio = self.value("teacher_forcing_ratio", step, key)
         toss, calls = bind_gate(self.gate, model, batch, ratio)
         own = batch.replaceable & ~toss(fold(key, "gate", int(step)))
@@ -141,6 +150,9 @@ class SentenceOracle(TransformMethod):
         best: list[Tensor] = []
         for row, known in enumerate(gold):
             found = entries[row][alive[row, :, 0], : len(known)]
+            if not len(found):
+                best.append(known)
+                continue
             inner = len(known) - int(int(known[-1]) in ends)  # an end is no part of what is compared
             prices = costs.costs_of(self.cost, found[:, :inner].tolist(), [known[:inner].tolist()] * len(found))
             best.append(found[int(prices.argmin())])
@@ -164,13 +176,16 @@ class SentenceOracle(TransformMethod):
 
         def score(predicted: Tensor, rows: Tensor, entries: Tensor) -> Tensor:
             t, (n, vocab) = entries.shape[1], predicted.shape
+            _refuse_end(ends, vocab)
             scores = predicted if rules is None else rules(predicted, rows, entries)
             if self.noise:
-                slots = torch.arange(n, device=rows.device) % (n // batch.size)
+                # rows in which nothing is alive have left, and each of the others has as many hypotheses
+                slots = torch.arange(n, device=rows.device) % (rows == rows[0]).sum()
                 at = (batch.row_numbers[rows], starts[rows] + t, slots)
                 u = uniform(key, *(each[:, None] for each in at), torch.arange(vocab, device=rows.device))
                 scores = scores - (-u.clamp_min(2.0**-54).log()).log().to(scores.dtype)
             scores = (scores / self.temperature).log_softmax(-1)
+            scores = scores.masked_fill(scores.isnan(), -torch.inf)  # rules may allow nothing
             forced = torch.where(t < length, last, 0)[rows]
             whole = ((t >= length) | (ended & (t == length - 1)))[rows]
             scores[:, never] = torch.where(whole[:, None], scores[:, never], -torch.inf)
@@ -182,6 +197,12 @@ class SentenceOracle(TransformMethod):
 
 
 sentence_oracle = SentenceOracle
+
+
+def _refuse_end(ends: Sequence[int], vocab: int) -> None:
+    """Refuse an end symbol that is no id of the model's."""
+    if wrong := [end for end in ends if end >= vocab]:
+        raise UserError(f"sentence_oracle: end must be one of the model's {vocab} ids; got {wrong[0]}")
 
 
 def _spans(batch: Batch) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -13,7 +14,7 @@ from freerun.arguments import at_least, one_of
 from freerun.batch import Batch
 from freerun.errors import UserError
 from freerun.methods.base import SHARED, Citation, TransformMethod
-from freerun.methods.own_runs import end_of, model_ends, own_runs
+from freerun.methods.own_runs import end_of, model_ends, own_runs, refuse_others
 from freerun.methods.report import replacement_counts
 from freerun.objectives import Objective
 from freerun.rollin import forward
@@ -46,8 +47,8 @@ class Unlikelihood(TransformMethod):
             that of the data; without any, runs are as long as gold.
 
     Raises:
-        UserError: alpha outside its range; targets that are values; arguments of "sequence" with "token", and
-            ``loss_on`` or weights of positions with "sequence".
+        UserError: alpha outside its range; targets that are values; ``loss_on`` or ``target``; arguments of "sequence"
+            with "token", and weights of positions, or counted entries that ``eligible`` excludes, with "sequence".
 
     What it is not: "token" no remedy for exposure bias, as its history is gold; "sequence" not the paper's fine-tuning,
     where a coin decides for each update between the two terms, and not its code, which leaves a run's last n-gram out.
@@ -74,9 +75,14 @@ class Unlikelihood(TransformMethod):
     )
     feeds_own: ClassVar[bool] = False
     only_for: ClassVar[tuple[str, str] | None] = ("symbols", "teacher_forcing")
+    without: ClassVar[Mapping[str, str]] = {
+        "loss_on": "whose penalty is of all that counts before a position",
+        "target": "whose penalty is on all but gold",
+    }
     ranges: ClassVar[dict[str, tuple[float, float]]] = {"alpha": (0.0, float("inf")), **SHARED}
     citation: ClassVar[Citation] = Citation(
-        formula="loss = -sum_t log p(y_t | y_<t, x) - alpha sum_t sum_{c in y_<t, c != y_t} log(1 - p(c | y_<t, x))",
+        formula="loss = -sum_t log p(y_t | y_<t, x) - alpha sum_t sum_{c in y_<t, c != y_t} log(1 - p(c | y_<t, x))\n"
+        "(sequence level: - alpha sum_{t in R} log(1 - p(h_t | h_<t, x)), h an own run, R what its n-grams repeat)",
         reference="Welleck, S., Kulikov, I., Roller, S., Dinan, E., Cho, K. and Weston, J. (2020). Neural text "
         "generation with unlikelihood training. ICLR. arXiv:1908.04319",
         bibtex="""@inproceedings{welleck2020unlikelihood,
@@ -101,18 +107,16 @@ class Unlikelihood(TransformMethod):
     @property
     def unused(self) -> tuple[str, ...]:
         """Arguments that have no effect at this level."""
-        return ("loss_on",) if self.level == "sequence" else ("ngram", "prefix", "draw", "end")
+        return () if self.level == "sequence" else ("ngram", "prefix", "draw", "end")
 
     def problems(self) -> list[str]:
         """What is wrong, arguments of the other level too."""
         found = super().problems()
         usual = {each.name: each.default for each in fields(self)}
         where = "it is of own runs: use level='sequence'"
-        if self.level == "sequence":
-            where = "own runs have none of gold's steps: use level='token'"
         for name in self.unused:
             if getattr(self, name) != usual[name]:
-                found.append(f"{name} has no effect with level={self.level!r}; got {getattr(self, name)!r}: {where}")
+                found.append(f"{name} has no effect with level='token'; got {getattr(self, name)!r}: {where}")
         number = isinstance(self.prefix, int | float) and not isinstance(self.prefix, bool)
         if not number or not 0 <= self.prefix < 1:
             found.append(f"prefix must be a share of the targets in [0, 1); got {self.prefix!r}")
@@ -127,13 +131,18 @@ class Unlikelihood(TransformMethod):
 
     def compute(self, model: Any, batch: Batch, step: int, key: int) -> Outcome:
         """One step on gold, and at level "sequence" one on own runs."""
+        if self.level == "sequence":
+            refuse_others(batch)
         outcome = super().compute(model, batch, step, key)
         alpha = float(outcome.report["alpha"])
         if self.level == "token" or alpha == 0:
             return outcome
         runs = self._runs(model, batch, step, key)
         repeated = _repeated(runs, self.ngram)
-        unlikely = _log_complement(forward(model, runs)[repeated], runs.targets[repeated][:, None])
+        symbols = runs.targets[repeated]
+        unlikely = _log_complement(
+            forward(model, runs)[repeated], torch.arange(len(symbols), device=symbols.device), symbols
+        )
         total = outcome.total - alpha * unlikely.sum().to(outcome.total.dtype)
         made, usual = int(runs.mask.sum()), outcome.report
         work = float(usual.get("work", usual["passes"])) + made / max(int(batch.mask.sum()), 1)
@@ -184,22 +193,23 @@ def _penalty(outputs: Tensor, batch: Batch) -> Tensor:
     before = torch.ones(batch.time, batch.time, dtype=torch.bool, device=mask.device).tril(-1)
     counted = mask[:, :, None] & mask[:, None, :] & before
     first = ~(same & counted).any(2)  # no entry before j has its symbol
-    candidates = counted & ~same & first[:, None, :]
-    unlikely = _log_complement(outputs, symbols[:, None, :].expand(-1, batch.time, -1))
-    per_position = -torch.where(candidates, unlikely, 0.0).sum(-1)
-    return (per_position if batch.weights is None else per_position * batch.weights.masked_fill(~mask, 0)).sum()
+    candidates = (counted & ~same & first[:, None, :])[mask]
+    at, j = candidates.nonzero(as_tuple=True)
+    unlikely = -_log_complement(outputs[mask], at, symbols[mask.nonzero()[:, 0][at], j])
+    return (unlikely if batch.weights is None else unlikely * batch.weights[mask][at]).sum()
 
 
-def _log_complement(outputs: Tensor, symbols: Tensor) -> Tensor:
-    """log(1 - p) of the symbols (..., n) under the outputs (..., vocab), at least float32."""
+def _log_complement(outputs: Tensor, at: Tensor, symbols: Tensor) -> Tensor:
+    """log(1 - p) of symbols (k,) under the rows ``at`` (k,) of outputs (n, vocab), at least float32."""
     logits = outputs if outputs.dtype == torch.float64 else outputs.float()
-    # the most likely symbol's 1 - p from the others' sum: 1 - p of a rounded p may be 0
-    top = logits.argmax(-1, keepdim=True)
-    total = logits.logsumexp(-1, keepdim=True)
-    others = logits.scatter(-1, top, -torch.inf).logsumexp(-1, keepdim=True) - total
-    is_top = symbols == top
-    log_p = (logits.gather(-1, symbols) - total).masked_fill(is_top, -1.0)
-    return torch.where(is_top, others, torch.log1p(-log_p.exp()))
+    total, top = logits.logsumexp(-1), logits.argmax(-1)
+    # the most likely symbol's 1 - p from the others' sum: 1 - p of a rounded p may be 0. By selection: where that is
+    # not needed it may have no gradient
+    likeliest = symbols == top[at]
+    rows, rest = at[likeliest], at[~likeliest]
+    others = logits[rows].scatter(-1, top[rows, None], -torch.inf).logsumexp(-1) - total[rows]
+    found = torch.cat([others, torch.log1p(-(logits[rest, symbols[~likeliest]] - total[rest]).exp())])
+    return found[torch.cat([likeliest.nonzero(), (~likeliest).nonzero()]).flatten().argsort()]
 
 
 unlikelihood = Unlikelihood

@@ -100,7 +100,7 @@ class WordDropout(TransformMethod):
         if found is None or found < 0:
             raise UserError(
                 f"word_dropout feeds a blank in place of a symbol, and blank={self.blank!r} is no id (None: the end "
-                "symbol of the model, if it has one): pass blank=, an id that stands for nothing else in the history"
+                "symbol of the model, if it has one): pass blank=, an id of the model's that, best, stands for nothing"
             )
         return found
 

@@ -92,7 +92,8 @@ def construct(
     except UserError as error:
         for problem in error.problems:
             if not any(re.search(rf"\b{re.escape(key)}\b", problem) for key in without):
-                report(key_of(problem, path, arguments), problem, None)
+                function = "a function goes with Python: fr.fit and fr.compare" if "a function" in problem else None
+                report(key_of(problem, path, arguments), problem, function)
     except (TypeError, ValueError, ArithmeticError, AttributeError, LookupError, RuntimeError) as error:
         # of text in a list of numbers, a list where one number belongs
         report(path, f"`{path[-1]}`: {first_line(error)}", None)

@@ -100,7 +100,7 @@ def _named(part: Any) -> str:
         return " or ".join(_named(each) for each in get_args(part))
     if get_origin(part) in (tuple, Sequence):
         return f"list of {_named(get_args(part)[0])}s"
-    plain = {int: "whole number", float: "number", bool: "true or false", str: "text"}
+    plain = {int: "whole number", float: "number", bool: "true or false", str: "text", Any: "text"}
     if part in plain:
         return plain[part]
     family = [word for word, known in FAMILIES.items() if part in known.values()]

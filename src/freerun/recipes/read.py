@@ -455,10 +455,11 @@ def _read_compare(
     return settings
 
 
-def _own_arms(entries: list[Any], labels: list[str | None]) -> list[str]:
-    """Labels of the arms that feed the model's own outputs."""
+def _own_arms(entries: list[Any], labels: list[str | None], own_lengths: bool = False) -> list[str]:
+    """Labels of the arms that feed the model's own outputs; of those, the ones with lengths of their own."""
     classes = [METHODS.get(str(_method_table(entry).get("name"))) for entry in entries]
-    return [label for label, cls in zip(labels, classes, strict=True) if label and cls and cls.feeds_own]
+    name = "own_lengths" if own_lengths else "feeds_own"
+    return [label for label, cls in zip(labels, classes, strict=True) if label and cls and getattr(cls, name)]
 
 
 def _expand_controls(source: RecipeSource, entries: list[Any], labels: list[str | None], trained: TargetFacts) -> None:
@@ -484,6 +485,11 @@ def _expand_controls(source: RecipeSource, entries: list[Any], labels: list[str 
             hint = f'name it: of = "{own[0]}"' if own else "add an arm such as scheduled_sampling"
             problem = f'`control` = "{word}" is one of the arm that feeds the model\'s own outputs; {which}'
             source.add((*path, "control"), problem, hint)
+        elif word == "confusion" and (label := of or own[0]) in _own_arms(entries, labels, own_lengths=True):
+            problem = (
+                f"runs of {display(label)} are of their own lengths, so no entry of theirs stands in place of gold's"
+            )
+            source.add((*path, "control"), problem, "take another control, equal_cost or no_history")
         else:
             entry["of"] = of or own[0]
             entry["method"] = CONTROLS[word](entry["of"], trained.values)

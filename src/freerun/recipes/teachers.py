@@ -307,13 +307,13 @@ def _chat(pair: Pair) -> Verdict:
 def _distance(pair: Pair) -> Verdict:
     """Gkd runs with them."""
     student, teacher = (side.load() for side in pair)
-    method = GKD(1.0, teacher=Teacher(teacher.model))
+    method = GKD(1.0, teacher=Teacher(teacher.model, follows=True))  # whose ends are compared above
     with torch.no_grad():
         outcome = method.run(student.model, trial_batch(student), 0)
     found = round(float(outcome.total / outcome.count), 6)  # of the same model it is rounding alone
     same = ": they predict the same, and the student learns nothing" if found == 0 else ""
     near = outcome.report["support_common"] / outcome.report["support_of"]  # pyright: ignore[reportOperatorIssue]
     return "ok" if found else "warning", (
-        f"gkd runs: {found:.4g} nats a position (beta = 0.5) on a small made-up batch, {100 * near:.0f} % of the ten "
+        f"gkd runs: {found:.4g} nats a position (beta = 0.5) on a small made-up batch, {100 * near:.0f} % of the "
         f"likeliest symbols in common{same}"
     )

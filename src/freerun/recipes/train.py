@@ -15,9 +15,9 @@ from freerun.data.user_code import seeded
 from freerun.errors import CheckpointError, UserError, needing, visible
 from freerun.generation import head_of
 from freerun.keys import fold
-from freerun.methods.base import rehearsal
 from freerun.methods.noise import with_vocabulary
 from freerun.methods.own_runs import with_end
+from freerun.methods.rehearsal import rehearsal
 from freerun.models.pretrained import Pretrained, model_positions, quiet, read_config, read_model
 from freerun.recipes.read import build_method, recipe_table
 from freerun.recipes.recipe import ModelSettings, PythonModel, Recipe
@@ -178,6 +178,10 @@ def method_of(recipe: Recipe, data: Any, task: DataTask, model: Module) -> Any:
     return with_vocabulary(with_end(method, kind.end(data)), model, _shortest(task))
 
 
+_AT_ONCE = 512
+"""Training rows that are tried side by side."""
+
+
 def rehearse(recipe: Recipe, model: Module, task: DataTask, method: Any) -> None:
     """Refuse before the first update, and before anything is written, what the model cannot do for a method."""
     if isinstance(recipe.model, PythonModel) and task.real_valued and (own := head_of(model)) != recipe.model.head:
@@ -192,8 +196,30 @@ def rehearse(recipe: Recipe, model: Module, task: DataTask, method: Any) -> None
     try:
         check_scores(method, recipe.train)
         rehearse_method(method, model, _shortest(task), recipe.train.updates, 0)
+        _try_rows(method, model, task)
     except UserError as error:
         raise UserError([f"[method]: {problem}" for problem in error.problems]) from error
+
+
+def _try_rows(method: Any, model: Module, task: DataTask) -> None:
+    """Refuse the first training row that a step of the method would refuse, hours later maybe."""
+    refuse_rows, number = getattr(method, "refuse_rows", None), len(task.lengths)
+    if refuse_rows is None:
+        return
+    for begin in range(0, number, _AT_ONCE):
+        part = range(begin, min(begin + _AT_ONCE, number))
+        try:
+            refuse_rows(model, task.batch(part, torch.arange(len(part))))
+        except UserError:
+            for n in part:
+                try:
+                    refuse_rows(model, task.batch([n], torch.arange(1)))
+                except UserError as error:
+                    noun = task.report.training_noun.removesuffix("s")
+                    raise UserError(
+                        [f"{noun} {n + 1:,} of the training data: {text}" for text in error.problems]
+                    ) from None
+            raise
 
 
 def _shortest(task: DataTask) -> Batch:

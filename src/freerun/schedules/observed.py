@@ -30,7 +30,7 @@ class Plateau(Schedule):
         change: of the value at a plateau, above 0.
         start: the value until the first plateau.
         end: the value that it stays at once it is reached.
-        patience: scores in a row that are no better.
+        patience: scores in a row that are no better; 1 changes at the first.
         min_delta: share of the best score by which a better one is better.
         signal: ``"score"``: what selects the weights, ``train.select``; ``"gap"``: this score free-running minus the
             same teacher-forced.
@@ -40,8 +40,9 @@ class Plateau(Schedule):
 
     What it is not: a function of the step alone. The scores are a state of this object, ``scores``, which our loop's
     checkpoints hold; one object, one run. ``freerun train``, ``fr.fit`` and ``fr.compare`` pass on every score, in all
-    processes the same; in a loop of your own call ``observe``. No paper has this rule, which is that of PyTorch's
-    ``ReduceLROnPlateau`` with steps of one size.
+    processes the same; in a loop of your own call ``observe``. No paper has this rule. For scores above 0 it is that of
+    PyTorch's ``ReduceLROnPlateau``, with steps of one size, of which ``patience`` is one less: it lets as many scores
+    pass, and changes at the next.
 
     >>> ratio = Plateau(change=0.25)
     >>> for step, loss in enumerate([3.0, 2.0, 2.5, 1.0, 1.0]):

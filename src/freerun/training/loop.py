@@ -221,8 +221,6 @@ def _open(
         plan = _checked_plan(job, processes)
         if processes.first:
             saved = _weights(job, identity, resume=resume)
-            if held is not None:
-                held.ready()
     if processes.size > 1:
         weights.load_weights(
             model, processes.broadcast(weights.weights_of(model) if processes.first else None), "the first process"
@@ -242,6 +240,8 @@ def _open(
     if before:
         restore(parts, saved, state)
     with processes.raise_on_all_ranks():
+        if held is not None and processes.first:
+            held.ready()
         board = Board(folder, state.step, on=settings.tensorboard and processes.first)
         metrics = Metrics(folder / "metrics.jsonl", size) if processes.first else Unwritten()
         display = progress

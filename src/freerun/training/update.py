@@ -17,7 +17,7 @@ from freerun.methods.report import StepStats
 from freerun.tasks.base import Task
 from freerun.training.checkpoint import TrainObjects
 from freerun.training.optim import learning_rate
-from freerun.training.parallelize import full_tensor
+from freerun.training.parallelize import Trained, full_tensor
 from freerun.training.plan import TrainSettings, UpdateBatch, pieces
 from freerun.training.processes import local_rank, reported_like
 from freerun.training.weights import not_finite
@@ -80,11 +80,14 @@ def _update(parts: TrainObjects, task: Task, settings: TrainSettings, planned: U
     rate = learning_rate(step, settings)
     # wrappers average over processes
     with processes.together():
-        norm = _scale_gradients(parts.trained, window.count / processes.size, settings.clip)
+        norm, *own = (
+            _scale_gradients(each, window.count / processes.size, settings.clip) for each in _clipped(parts.trained)
+        )
     loss = window.total / window.count if window.count else math.nan
-    if not (math.isfinite(loss) and math.isfinite(norm)):
+    if not all(map(math.isfinite, (loss, norm, *own))):
         parts.optimizer.zero_grad(set_to_none=True)
-        numbers = f"loss {loss:g}, gradient norm {norm:g}, lr {rate:g}, seed {settings.seed}"
+        norms = " and ".join(f"{each:g}" for each in (norm, *own))
+        numbers = f"loss {loss:g}, gradient norm {norms}, lr {rate:g}, seed {settings.seed}"
         with processes.raise_on_all_ranks():
             raise _diverged(step, numbers, window, planned)
     for group in parts.optimizer.param_groups:
@@ -132,6 +135,14 @@ def _window(parts: TrainObjects, task: Task, settings: TrainSettings, planned: U
             window.add(report, total, count, weight=len(piece.indices) / len(planned.indices))
     run.drop_unused()
     return StepStats.summed(processes.all_gather(window.record()))
+
+
+def _clipped(trained: Module) -> list[Module]:
+    """What is clipped by a norm each: the model, and what its method trains beside it where that has a gradient."""
+    if not isinstance(trained, Trained):
+        return [trained]
+    # the model's update must not hang on how large a gradient its method's modules have
+    return [trained.model, *([trained.owned] if any(p.grad is not None for p in trained.owned.parameters()) else [])]
 
 
 def _scale_gradients(model: Module, count: float, clip: float) -> float:

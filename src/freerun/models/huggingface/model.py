@@ -226,6 +226,11 @@ class HuggingFaceModel(nn.Module):
         self.takes_any = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
 
     @property
+    def max_positions(self) -> int | None:
+        """Entries that a row may have; None: as many as one likes."""
+        return self.limit
+
+    @property
     def inner(self) -> Any:
         """The ``PreTrainedModel`` itself."""
         return self._inner

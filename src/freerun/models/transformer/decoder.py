@@ -125,6 +125,11 @@ class CausalTransformer(nn.Module):
         if tied:
             self.out.weight = self.embedding.weight
 
+    @property
+    def max_positions(self) -> int:
+        """Entries that a row may have."""
+        return self.positions.max_positions
+
     def settings(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
         return dict(self._settings)
