@@ -51,7 +51,8 @@ def rows(adapted, end=1):
     return adapted.batch(input_ids=ids, attention_mask=(ids > 0).long(), labels=labels)
 
 
-def test_the_students_weights_may_be_the_teachers_if_it_predicts_otherwise(tmp_path):
+@pytest.mark.parametrize("drawn", [False, True])  # True: adapters that do nothing yet
+def test_the_students_weights_may_be_the_teachers_if_it_predicts_otherwise(tmp_path, drawn):
     model = tiny_llama()
     student = hf.adapt(model)
     same = "has weights of the student and predicts the same"
@@ -60,7 +61,7 @@ def test_the_students_weights_may_be_the_teachers_if_it_predicts_otherwise(tmp_p
     ours = build()
     refused(same, make(trainer, ours, data, fr.gkd(0.5, teacher=hf.adapt(ours)), tmp_path).train)
     assert fr.gkd(0.5, teacher=hf.adapt(changed(copy.deepcopy(model))))(student, rows(student), 0) > 0
-    config = peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=drawn)
     adapter = peft.get_peft_model(tiny_llama(), config).double()
     student = hf.adapt(adapter)
 
@@ -75,7 +76,8 @@ def test_the_students_weights_may_be_the_teachers_if_it_predicts_otherwise(tmp_p
             with adapter.disable_adapter():
                 return self.student(batch)
 
-    assert fr.gkd(0.5, teacher=Base())(student, rows(student), 0) > 0
+    loss = fr.gkd(0.5, teacher=Base())(student, rows(student), 0).item()
+    assert loss == 0 if drawn else loss > 0
 
 
 def test_ends_of_student_and_teacher_are_compared_by_the_rows():
@@ -98,3 +100,14 @@ def test_the_configuration_is_part_of_a_teachers_identity(tmp_path):
     one.save_pretrained(tmp_path)
     again = type(one).from_pretrained(tmp_path, dtype=torch.float64)
     assert repr(method) == repr(fr.gkd(0.5, teacher=hf.adapt(again)))
+
+
+def test_a_signature_of_a_teacher_is_the_same_after_its_use():
+    student, teacher = hf.adapt(tiny_llama()), hf.adapt(changed(tiny_llama()))
+    before = repr(fr.gkd(0.5, teacher=teacher))
+    fr.gkd(0.5, teacher=teacher)(student, rows(student), 0)
+    fr.evaluate(teacher, [rows(student)])
+    teacher.inner.config.use_cache = False
+    assert repr(fr.gkd(0.5, teacher=teacher)) == before
+    other = hf.adapt(changed(tiny_llama(rope_theta=5.0)))
+    assert repr(fr.gkd(0.5, teacher=other)) != before

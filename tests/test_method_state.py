@@ -13,6 +13,7 @@ from torch import Tensor
 import freerun as fr
 from builders import raises
 from freerun.errors import CheckpointError
+from freerun.methods.rehearsal import rehearsal
 from freerun.recipes import load_recipe
 from freerun.recipes.train import run_recipe
 from freerun.training.weights import unpack
@@ -151,3 +152,14 @@ def test_a_refused_change_leaves_the_recipe_as_it_was(tmp_path):
     raises(CheckpointError, "size", run, 8, resume=True, allow=["method"])
     assert (tmp_path / "run" / "recipe.toml").read_text() == before
     assert run(4, resume=True)["finished"]
+
+
+def test_a_rehearsal_leaves_the_state_of_a_method():
+    """A running estimate of step 10 is that of step 10 after one step that is tried at step 0."""
+    torch.manual_seed(0)
+    model, batch = fr.models.ShallowPLRNN(2, size=8), fr.Batch(torch.randn(4, 6, 2))
+    method = fr.generalised_teacher_forcing(alpha="running")
+    state = {"alpha": 0.3, "estimate": -1.0, "step": 10.0}
+    method.load_state_dict(state)
+    rehearsal(method, model, batch, 100, 0)
+    assert method.state_dict() == state

@@ -418,3 +418,18 @@ def test_a_new_discriminator_tells_free_runs_from_gold_less_well_than_after_teac
             accuracy.setdefault(name, []).append(known_apart(model, seed))
     assert min(accuracy["teacher forcing"]) > 0.78
     assert sum(accuracy["professor forcing"]) / 2 < 0.74
+
+
+def test_a_state_goes_on_in_a_model_that_is_made_again():
+    """The one before may be there still, with other weights by now."""
+    (model, batch), again = BACKENDS["gru"](), BACKENDS["gru"]()[0]
+    method = fr.professor_forcing(size=3)
+    made = method.modules(model, batch, KEY)
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    saved = {name: torch.as_tensor(value).clone() for name, value in method.state_dict().items()}
+    with torch.no_grad():
+        next(model.parameters()).add_(1.0)
+    again.load_state_dict(weights)
+    method.load_state_dict({name: value if value.dim() else float(value) for name, value in saved.items()})
+    assert method.modules(again, batch, KEY) is made
+    assert method(again, batch, step=1, key=KEY).isfinite()

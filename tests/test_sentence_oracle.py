@@ -177,3 +177,12 @@ def test_it_is_refused_where_it_cannot_be():
     batch = ragged()
     apart = batch.replace(eligible=batch.mask & (torch.arange(batch.time) != 1))
     refused("known entries between others", fr.sentence_oracle(0.0, end=0), seq2seq(), apart, 0)
+
+
+def test_rows_of_which_nothing_is_replaced_are_no_hindrance():
+    ids = torch.tensor([[3, 4, 1, 2], [2, 0, 0, 0]])
+    mask = torch.tensor([[True] * 4, [True, False, False, False]])
+    batch = fr.Batch(ids, mask=mask, eligible=torch.nn.functional.pad(mask[:, 1:], (0, 1)))
+    method, model = fr.sentence_oracle(0.0, end=2), fr.models.TransformerLM(5, size=8, heads=2, layers=1)
+    method.refuse_rows(model, batch)
+    assert method(model, batch, step=0, key=0).isfinite()

@@ -299,6 +299,13 @@ def test_rows_as_long_as_the_model_has_positions_run_beside_others(build, name, 
     assert found.fed.time <= model.max_positions
 
 
+def test_a_number_of_positions_that_is_none_is_no_limit():
+    """fairseq's models have it as a method."""
+    model, batch = with_positions(seq2seq(), lambda: 3), ragged()
+    plain = fr.minimum_risk(end=END).run(seq2seq(), batch, STEP, KEY)
+    assert fr.minimum_risk(end=END).run(model, batch, STEP, KEY).total.item() == plain.total.item()
+
+
 @pytest.mark.parametrize("gate", ["prefix", "sequence", "batch"])
 @pytest.mark.parametrize("method", [fr.minimum_risk, fr.self_critical])
 def test_all_gold_is_the_sum_of_teacher_forcing_without_another_call(method, gate):
@@ -328,6 +335,21 @@ def test_a_row_without_targets_does_no_harm(method):
     nothing = method.run(model, batch.replace(mask=torch.zeros_like(mask)), STEP, KEY)
     assert (nothing.total.item(), int(nothing.count)) == (0.0, 0)
     assert all(not bool(g.any()) for g in gradients(model, nothing.total).values())
+
+
+def test_a_row_without_targets_is_read_as_it_is():
+    """But for its last entry: a model may count what its prompt holds, as images of a row."""
+    model, read = language_model("learned"), []
+    batch = prompted("right", time=9)
+    last = batch.mask.long() * (1 + torch.arange(9))
+    ids = batch.targets.masked_fill(batch.mask & (batch.targets == 4), 1).scatter(1, last.argmax(1)[:, None], 4)
+    mask = batch.mask.clone()
+    mask[1] = False
+    batch = batch.replace(targets=ids, history=ids, mask=mask)
+    model.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].history.clone()))
+    fr.optimal_completion(end=4).run(ForwardOnly(model), batch, STEP, KEY)
+    assert bool((read[0][1, :8] == ids[1, :8]).all())
+    assert ids[1, :8].any()
 
 
 def test_costs_are_those_of_their_libraries():
@@ -384,7 +406,7 @@ def test_what_is_no_cost_is_refused():
     refused("pass end=", fr.minimum_risk(), model, batch, STEP, KEY)
     refused("is not the end symbol 3", fr.self_critical(end=3), model, batch, STEP, KEY)
     weights = batch.replace(weights=torch.ones(batch.mask.shape))
-    fixed = batch.replace(eligible=batch.mask & (torch.arange(batch.time) > 0))
+    fixed = batch.replace(eligible=batch.mask & (torch.arange(batch.time) != 1))
     falling = fr.schedules.linear(start=1.0, end=0.0, steps=10)  # in its first step, too, where all is gold
     for ratio in (0.0, falling):
         method = fr.self_critical(end=END, teacher_forcing_ratio=ratio)

@@ -164,6 +164,35 @@ def test_all_mass_on_one_symbol_is_that_symbol(smoothing: float):
     assert even(model, batch, step=0).item() > 0.001
 
 
+def test_what_rows_must_begin_with_is_gold_in_own_runs():
+    """Counted first entries that eligible excludes, as ids that generation forces, are the beginnings of all runs."""
+    model, batch = seq2seq(), ragged(size=6)
+    later = torch.arange(7) > 1
+    forced = batch.replace(eligible=batch.mask & later)
+    long = (batch.mask.sum(1) > 2).nonzero().squeeze(1)
+    assert len(long) > 3
+    prompted = batch.replace(mask=batch.mask & later).select(long)
+    methods = (
+        fr.optimal_completion(end=END), fr.minimum_risk(end=END, num_samples=4), fr.self_critical(end=END),
+        fr.unlikelihood(level="sequence", ngram=1, prefix=0.0, draw="sample"),
+    )  # fmt: skip
+    for method in methods:
+        found = method.run(model, forced.select(long), 0, 1)
+        assert method.run(model, forced, 0, 1).total.isfinite()  # a row of two makes its end alone
+        if method.name == "unlikelihood":
+            first = -model(batch.select(long)).log_softmax(-1).gather(2, batch.targets[long, :, None])[:, :2].sum()
+            assert found.total.item() == pytest.approx((method.run(model, prompted, 0, 1).total + first).item())
+            continue
+        fed = found.fed
+        rows = long[(fed.row_numbers.remainder(2**43)[:, None] == batch.rows[long]).nonzero()[:, 1]]
+        assert torch.equal(fed.history[:, :2], batch.history[rows, :2])
+        assert not fed.mask[:, :2].any()
+        assert bool((fed.history[:, 2] != batch.history[rows, 2]).any())
+    # edits of the row as a whole are those of its rest
+    a, b = (fr.minimum_risk(end=END).run(model, each, 0, 1) for each in (forced.select(long), prompted))
+    assert a.total.item() == pytest.approx(b.total.item(), rel=1e-10)
+
+
 def test_consistency_leaves_out_what_the_target_leaves_out():
     model, batch = seq2seq(), ragged()
     outcome = fr.consistency(0.3, alpha=0.7, target=expert).run(model, batch, step=0, key=1)
@@ -172,8 +201,22 @@ def test_consistency_leaves_out_what_the_target_leaves_out():
     counted = batch.mask & (expert(batch, outcome.fed.history) >= 0)
     apart = (after_gold.exp() * (after_gold - own)).sum(-1)[counted].sum()
     assert outcome.total.item() == pytest.approx((kept.total + 0.7 * apart).item(), abs=1e-10)
-    some = fr.consistency(0.3, target=lambda b, h: torch.full_like(h, -1)).run(model, batch, step=0, key=1)
-    assert (some.total.item(), some.count.item()) == (0.0, 0.0)
+    none = fr.consistency(0.3, target=lambda b, h: torch.full_like(h, -1)).run(model, batch, step=0, key=1)
+    assert (none.total.item(), none.count.item()) == (0.0, 0.0)
+    calls = []
+
+    def drawn(b, h):  # another position at each call
+        calls.append(1)
+        return b.targets.masked_fill(torch.arange(b.time) == len(calls) + 1, -1)
+
+    def certain(b):  # of what was fed two before: infinitely far from the same after gold
+        sure = torch.nn.functional.one_hot(b.history.roll(2, 1), 5).double().log()
+        return torch.where((torch.arange(b.time) == 2)[:, None], sure, model(b))
+
+    outcome = fr.consistency(0.0, target=drawn, draw="sample", engine="jacobi").run(certain, batch, step=0, key=1)
+    assert bool((outcome.fed.history[:, 0] != batch.history[:, 0]).any())
+    assert len(calls) == 1
+    assert outcome.total.isfinite()
 
 
 def test_missing_values_are_those_of_gold_where_the_target_is_gold():
@@ -348,8 +391,8 @@ def test_own_runs_are_refused_where_they_cannot_be():
     method = fr.optimal_completion(end=END)
     refused("the model has no end symbol of its own: pass end=", fr.optimal_completion(), model, batch, step=0)
     refused("weights are of gold's positions", method, model, batch.replace(weights=torch.ones(4, 7)), step=0)
-    fixed = batch.replace(eligible=batch.mask & (torch.arange(7) > 0))
-    refused("4 rows have counted entries that eligible excludes", method, model, fixed, step=0)
+    hole = batch.replace(eligible=batch.mask & (torch.arange(7) != 1))  # what ends a row there is fed nowhere
+    refused("rows have counted entries that eligible excludes after others", method, model, hole, step=0)
     refused("is not the end symbol 3", fr.optimal_completion(end=3), model, batch, step=0)
     refused(
         ("horizon has no effect", "loss_on has no effect", "target has no effect"),

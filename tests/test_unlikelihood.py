@@ -186,6 +186,6 @@ def test_what_the_other_level_has_is_refused():
     refused(names, fr.unlikelihood, ngram=3, draw="sample", end=2)
     refused(("prefix must be a share", "loss_on has no effect"), fr.unlikelihood, 1.0, level="sequence", prefix=1.0,
             loss_on="last")  # fmt: skip
-    fixed = ragged().replace(eligible=torch.zeros(4, 7, dtype=torch.bool))
+    fixed = ragged().replace(eligible=torch.arange(7).expand(4, 7) != 1)
     refused("counted entries that eligible excludes", fr.unlikelihood(level="sequence"), seq2seq(), fixed, 0)
     refused("level must be", fr.unlikelihood, level="word")

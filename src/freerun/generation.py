@@ -553,7 +553,7 @@ def _ids(
     open_ = torch.ones_like(rows, dtype=torch.bool) if run.still_open is None else run.still_open  # of these, not ended
     lengths = torch.zeros(size, dtype=torch.int64, device=device)
     lengths[rows[open_]] = limits[rows[open_]]
-    room = int((run.prompts + limits).max())
+    room = int((run.prompts + limits).max() - run.prompts.max())  # steps that any row has
     scores = None if run.dtype is None else torch.zeros(size, dtype=run.dtype, device=device)
     chosen = run.last
     for t in range(options.length):
@@ -561,8 +561,7 @@ def _ids(
             going = int(open_.sum())
             if going == 0:
                 break
-            full = options.limits is not None and bool((run.prompts[rows] + t >= room).any())
-            picked = open_.nonzero().squeeze(1) if full or going <= 0.75 * rows.numel() else None
+            picked = open_.nonzero().squeeze(1) if t >= room or going <= 0.75 * rows.numel() else None
             if picked is not None:
                 rows, chosen, open_ = rows[picked], chosen[picked], open_[picked]
             decoding.advance(chosen, picked)

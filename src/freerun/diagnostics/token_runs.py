@@ -156,11 +156,8 @@ def _margin(model: Any, longest: int, options: RunOptions) -> int:
     """Entries beyond the longest gold row: none without an end symbol, and no more than the model has positions for."""
     if options.end is None:
         return 0
-    inner = unwrap(model)
-    settings = getattr(inner, "settings", None)
-    values: Any = settings() if callable(settings) else {}
-    limit: int | None = getattr(inner, "limit", None) or values.get("max_positions")
-    return options.margin if limit is None else max(0, min(options.margin, limit - longest))
+    limit = getattr(unwrap(model), "max_positions", None)
+    return max(0, min(options.margin, limit - longest)) if isinstance(limit, int) else options.margin
 
 
 @dataclass(frozen=True, eq=False)

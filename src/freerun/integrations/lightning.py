@@ -19,12 +19,12 @@ from torch.optim import Optimizer
 from freerun.batch import Batch
 from freerun.errors import UserError
 from freerun.keys import fold
-from freerun.methods import FreeRunning, Method, TeacherForcing
+from freerun.methods import METHODS, FreeRunning, Method, TeacherForcing
 from freerun.methods.controls import refuse_modules, refuse_no_history, refuse_scores
 from freerun.methods.rehearsal import rehearsal
 from freerun.methods.report import StepStats
 from freerun.metrics.outputs import correct, sequence_correct
-from freerun.rollin import is_sharded
+from freerun.rollin import is_sharded, unwrap
 from freerun.training.memory import try_longest
 from freerun.types import Outcome, Step
 
@@ -190,8 +190,8 @@ def _try_longest(module: LightningModule, model: Any, batch: Batch, method: Meth
     """Note what memory the longest horizon needs, on the first batch; refuse what is more, or what fails later on."""
     trainer = module.trainer
     steps, updates = trainer.estimated_stepping_batches, trainer.num_training_batches
-    if math.isfinite(steps) and steps >= 1 and not is_sharded(model):
-        rehearsal(method, model, batch, int(steps), 0)
+    if math.isfinite(steps) and steps >= 1 and not is_sharded(model) and type(method) in METHODS.values():
+        rehearsal(method, unwrap(model), batch, int(steps), 0)
     each = updates / trainer.accumulate_grad_batches if math.isfinite(updates) else math.nan
     rows = batch.size * trainer.accumulate_grad_batches * _dealt(trainer)[0]
     try_longest(

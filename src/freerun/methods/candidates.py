@@ -21,10 +21,10 @@ from freerun.methods import costs
 from freerun.methods.base import SHARED, TransformMethod
 from freerun.methods.own_runs import (
     OF_GOLD,
+    beginnings,
     end_of,
     own_runs,
     refuse_endless,
-    refuse_others,
     run_report,
     with_entries,
 )
@@ -259,11 +259,11 @@ class SequenceMethod(TransformMethod):
 
     def _kept(self, batch: Batch, step: int, key: int) -> Tensor:
         """(batch, time) bool: the counted entries with which rows begin as gold."""
-        ratio = self.value("teacher_forcing_ratio", step, key)
+        ratio, forced = self.value("teacher_forcing_ratio", step, key), beginnings(batch)
         if ratio <= 0:
-            return torch.zeros_like(batch.mask)
+            return forced
         keep = gates.resolve(self.gate)(batch.made(eligible=None), ratio, fold(key, "gate", int(step)))
-        return batch.mask & gates.kept(keep, batch)
+        return forced | batch.mask & gates.kept(keep, batch.made(eligible=None))
 
     def _gold(self, model: Any, batch: Batch, kept: Tensor, report: Mapping[str, Any]) -> tuple[list[Tensor], Any]:
         """The cross-entropies of the entries kept and, by its weight, of all gold, as far as they have a part."""
@@ -280,7 +280,6 @@ class SequenceMethod(TransformMethod):
         self, model: Any, batch: Batch, kept: Tensor, at: tuple[int, int]
     ) -> tuple[Batch, dict[str, float | str], Loss | None]:
         """What is fed, the report, and the loss; None where all is gold."""
-        refuse_others(batch)
         end = end_of(self.end, model, batch, self.name)
         ratio = {"teacher_forcing_ratio": self.value("teacher_forcing_ratio", *at)}
         if ratio["teacher_forcing_ratio"] >= 1:

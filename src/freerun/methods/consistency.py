@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
-
-import torch
 
 from freerun import targets
 from freerun.batch import Batch
@@ -77,16 +75,16 @@ class Consistency(ScheduledSampling):
             raise UserError("consistency compares distributions of symbols, and these targets are values")
         if is_sharded(model):
             raise UserError("consistency calls the model on gold apart, which sharded parameters do not allow")
-        outcome, alpha = super().compute(model, batch, step, key), self.value("alpha", step, key)
+        aim, found, method = self.target, list[Any](), self
+        if not isinstance(aim, str):  # called once a step, as it may draw
+            method = replace(self, target=lambda batch, history: found.append(aim(batch, history)) or found[-1])
+        outcome, alpha = super(Consistency, method).compute(model, batch, step, key), self.value("alpha", step, key)
         if alpha == 0 or self.value("teacher_forcing_ratio", step, key) >= 1:
             return outcome.made(report={"alpha": alpha, **outcome.report})
         more = {name: float(outcome.report[name]) + 1 for name in ("passes", "work")}
-        if self.target != "gold":  # which may leave positions out
-            kept = targets.aimed(self.target, outcome.fed, last_width(outcome.computed))[0].mask
-            usual = torch.ones_like(kept, dtype=outcome.total.dtype)
-            weights = usual if batch.weights is None else batch.weights
-            batch = batch.made(weights=weights.masked_fill(~kept, 0.0))
-        penalty = alpha * summed_divergence(outcome.computed, batch, Teacher(model))[0]
+        again: Any = (lambda batch, history: found[-1]) if found else aim
+        scored, _ = targets.aimed(again, outcome.fed, last_width(outcome.computed))  # a target may leave some out
+        penalty = alpha * summed_divergence(outcome.computed, batch, Teacher(model), kept=scored.mask)[0]
         total = outcome.total + penalty.to(outcome.total.dtype)
         return outcome.made(total=total, report={"alpha": alpha, **outcome.report, **more})
 

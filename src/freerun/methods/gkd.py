@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -27,6 +28,8 @@ from freerun.types import Counted, Outcome, Ruled, Split
 _CHUNK = 2**20
 """Logits that are compared at once."""
 _SEEN = 64
+_NO_PART = ("training", "gradient_checkpointing", "use_cache")
+"""What changes no prediction."""
 """Positions at which a teacher that holds weights of the student is compared with it."""
 _FIT: WeakKeyDictionary[nn.Module, WeakSet[nn.Module]] = WeakKeyDictionary()
 """Of each teacher the students that it fits by the first batch."""
@@ -77,8 +80,14 @@ class Teacher:
             kept = sorted(
                 f"{key} {value}"
                 for key, value in known.items()
-                # what begins with _ is a library's note to itself
-                if (isinstance(value, int | float) and key != "training" and key[0] != "_") or "rope_" in key
+                # what begins with _ is a library's note to itself; what is cached comes with the first use
+                if "rope_" in key
+                or (
+                    isinstance(value, int | float)
+                    and key not in _NO_PART
+                    and key[0] != "_"
+                    and not isinstance(inspect.getattr_static(type(part), key, None), cached_property)
+                )
             )
             digest.update(f"{name} {type(part).__qualname__} {kept}".encode())
         return digest.hexdigest()[:8]
@@ -232,20 +241,33 @@ class GKD(ScheduledSampling):
 def _same_weights(student: nn.Module, teacher: Teacher, batch: Batch) -> list[str]:
     """What is wrong with a teacher that holds trained weights of the student: that it predicts the same, if so.
 
-    It may read another context, or leave adapters out: then it predicts otherwise.
+    It may read another context, or leave adapters out: then it predicts otherwise, at the latest with other adapters.
     """
     mine = {id(weight) for weight in student.parameters()}
-    if not any(weight.requires_grad and id(weight) in mine for weight in teacher.model.parameters()):
+    trained = [weight for weight in teacher.model.parameters() if weight.requires_grad and id(weight) in mine]
+    if not trained or not _predict_the_same(student, teacher, batch):
         return []
-    index = batch.mask.flatten().nonzero().squeeze(1)[:_SEEN]
-    own, known = (side.outputs(batch, index)(0, len(index)) for side in (Teacher(student), teacher))
-    near = min(1e-3, 16 * torch.finfo(own.dtype).eps)
-    if own.shape != known.shape or not len(index) or not torch.allclose(own, known.to(own), rtol=near, atol=near):
+    saved = [weight.detach().clone() for weight in trained]
+    with torch.no_grad():
+        for weight in trained:
+            weight.copy_(0.9 * weight + 0.01)
+        always = _predict_the_same(student, teacher, batch)
+        for weight, before in zip(trained, saved, strict=True):
+            weight.copy_(before)
+    if not always:
         return []
     return [
         "the teacher has weights of the student and predicts the same, so the loss is 0: make it of a copy, "
         "copy.deepcopy(model)"
     ]
+
+
+def _predict_the_same(student: nn.Module, teacher: Teacher, batch: Batch) -> bool:
+    """Whether both predict the same at the first positions of a batch that count."""
+    index = batch.mask.flatten().nonzero().squeeze(1)[:_SEEN]
+    own, known = (side.outputs(batch, index)(0, len(index)) for side in (Teacher(student), teacher))
+    near = min(1e-3, 16 * torch.finfo(own.dtype).eps)
+    return own.shape == known.shape and len(index) > 0 and torch.allclose(own, known.to(own), rtol=near, atol=near)
 
 
 def _other_ends(student: nn.Module, teacher: Teacher, batch: Batch) -> list[str]:
@@ -290,15 +312,22 @@ def width_problem(student: int, teacher: int, symbols: int | None = None) -> str
 
 
 def summed_divergence(
-    outputs: Tensor | Counted, fed: Batch, teacher: Teacher, beta: float = 0.0, temperature: float = 1.0
-) -> tuple[Tensor, Divergences]:
-    """The weighted sum of the divergences from a teacher at the positions that count, and what was seen of them."""
+    outputs: Tensor | Counted, fed: Batch, teacher: Teacher, beta: float = 0.0, temperature: float = 1.0,
+    *, kept: Tensor | None = None,
+) -> tuple[Tensor, Divergences]:  # fmt: skip
+    """The weighted sum of the divergences from a teacher at the positions that count, and what was seen of them.
+
+    ``kept`` (batch, time) bool: only at these of them; None: at all.
+    """
     if isinstance(outputs, Counted):
         logits, index = outputs.outputs[None], outputs.index
         own = torch.arange(len(index), device=index.device)
     else:
         logits, index = outputs, fed.mask.flatten().nonzero().squeeze(1)
         own = index
+    if kept is not None:
+        there = kept.flatten()[index]
+        own, index = own[there], index[there]
     weights = None if fed.weights is None else fed.weights.flatten().index_select(0, index)
     part = Divergences(beta, temperature, own, weights)
     return cast(Tensor, _Summed.apply(logits, part, teacher.outputs(fed, index))), part

@@ -14,7 +14,7 @@ from freerun import draws, objectives
 from freerun.arguments import at_least
 from freerun.batch import Batch
 from freerun.methods.base import Citation, TransformMethod
-from freerun.methods.own_runs import OF_GOLD, end_of, own_runs, refuse_endless, refuse_others, run_report
+from freerun.methods.own_runs import OF_GOLD, beginnings, end_of, own_runs, refuse_endless, run_report
 from freerun.objectives import Objective
 from freerun.rollin.training import counted_forward
 from freerun.targets import OptimalCompletion, completion_shares, counted_rows
@@ -85,15 +85,21 @@ class OptimalCompletionDistillation(TransformMethod):
         """Those without one end symbol, their last."""
         return partial(refuse_endless, self)
 
+    def _begun(self, batch: Batch) -> Batch:
+        """The batch with what rows must begin with among their prompts."""
+        return batch.made(mask=batch.mask & ~beginnings(batch), eligible=None)
+
     def mix_history(self, model: Any, batch: Batch, step: int, key: int) -> tuple[Batch, dict[str, float | str]]:
         """The batch of the model's own runs."""
         end = end_of(self.end, model, batch, self.name)
+        batch = self._begun(batch)
         runs = own_runs(model, batch, draw=self.draw, key=key, step=step, end=end, margin=self.margin)
         return runs, run_report(batch, runs)
 
     def compute(self, model: Any, batch: Batch, step: int, key: int) -> Outcome:
         """One step: run freely, forward, the divergence from what completes best."""
-        refuse_others(batch)
+        count = batch.mask.sum()
+        batch = self._begun(batch)
         end = end_of(self.end, model, batch, self.name)
         gold, lengths = OptimalCompletion(end).gold(batch)
         runs, report = self.mix_history(model, batch, step, key)
@@ -103,8 +109,7 @@ class OptimalCompletionDistillation(TransformMethod):
         shares[runs.mask] = found[made[:, None] > torch.arange(entries.shape[1], device=made.device)]
         outputs = counted_forward(model, runs, self.objective)
         total, _ = objectives.scored(self.objective, outputs, runs, shares)
-        count = batch.mask.sum().to(total.dtype)
-        return Outcome(total, count, cast(Tensor, outputs), runs, report)
+        return Outcome(total, count.to(total.dtype), cast(Tensor, outputs), runs, report)
 
 
 optimal_completion = OptimalCompletionDistillation

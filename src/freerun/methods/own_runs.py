@@ -76,26 +76,31 @@ def row_limits(model: Any, batch: Batch, margin: int) -> Tensor:
     """(batch,) how long a run may become: a row's counted targets and ``margin`` more, as far as positions reach."""
     lengths = batch.mask.sum(1)
     limits, positions = lengths + margin, getattr(unwrap(model), "max_positions", None)
-    if positions is not None:
+    if isinstance(positions, int):
         limits = torch.minimum(limits, positions - prompt_lengths(batch))
     return torch.where(lengths > 0, torch.maximum(limits, lengths), 0)
 
 
-def refuse_others(batch: Batch) -> None:
-    """Refuse what own runs cannot honour, whatever share of a row they make."""
+def beginnings(batch: Batch) -> Tensor:
+    """(batch, time) bool: counted entries that rows begin with and ``eligible`` excludes, as ids that are forced.
+
+    Raises:
+        UserError: what own runs cannot honour, whatever share of a row they make.
+    """
     if not batch.is_discrete:
         raise UserError("own runs to an end symbol are of symbols, and these targets are values: use free_running")
     if batch.weights is not None:
         raise UserError("weights are of gold's positions, and own runs have others: leave batch.weights out")
     # a row's last entry is fed nowhere, so that it is no choice of anybody's
     fixed = batch.mask & ~batch.replaceable & (batch.mask.flip(1).cumsum(1).flip(1) > 1)
-    if bool(fixed.any()):
-        rows = int(fixed.any(1).sum())
+    leading = fixed & ((batch.mask & batch.replaceable).cumsum(1) == 0)
+    if bool((fixed & ~leading).any()):
+        rows = int((fixed & ~leading).any(1).sum())
         raise UserError(
-            f"{rows} rows have counted entries that eligible excludes, and own runs replace all that counts: take them "
-            "out of mask where they begin a row (a prompt), or use a method that keeps single entries, "
-            "scheduled_sampling"
+            f"{rows} rows have counted entries that eligible excludes after others that it does not, and own runs go "
+            "on to the end of a row: use a method that keeps single entries, scheduled_sampling"
         )
+    return leading
 
 
 def refuse_endless(method: Any, model: Any, batch: Batch) -> None:
@@ -119,7 +124,7 @@ def own_runs(
 
     Args:
         model: called in evaluation mode.
-        batch: its history gold; known leading entries are the prompt.
+        batch: its history gold, without ``eligible``; known leading entries are the prompt.
         draw: "sample", "greedy" or a draw.
         key: with ``step`` and a row's number all that the noise depends on.
         step: the optimizer step.
@@ -131,12 +136,11 @@ def own_runs(
     Returns:
         a batch whose targets and history are prompt and run, and whose mask holds the run, its end included.
     """
-    refuse_others(batch)
     limits = row_limits(model, batch, margin)
     noise = fold(key, "own runs", int(step))
-    # a row without targets is known to its end: one entry at its beginning, of no use, always has room
-    first = torch.arange(batch.time, device=limits.device) == 0
-    begun = batch.made(mask=batch.mask | (limits == 0)[:, None] & first)
+    # a row without targets makes its last entry again, of no use: there is room for it
+    last = torch.arange(batch.time, device=limits.device) == (prompt_lengths(batch) - 1).clamp_min(0)[:, None]
+    begun = batch.made(mask=batch.mask | (limits == 0)[:, None] & last)
     more: Any = {"num_samples": num_samples, "ruled": ruled}
     with asking(unwrap(model), batch):
         made = free_runs(model, begun, limits.clamp_min(1), end=end, draw=draw, key=noise, **more)

@@ -222,8 +222,9 @@ class ProfessorForcing(TransformMethod):
         saved = {name: value for name, value in state.items() if isinstance(value, Tensor) and name not in scores}
         if saved and made is None:
             self._memory["saved"] = saved
-        elif saved:
+        elif saved and made is not None:
             self._memory["modules"] = made
+            _TRAINED.pop(made, None)  # the state may be another model's
             self._fill(saved)
 
     def _fill(self, saved: dict[str, Tensor]) -> None:

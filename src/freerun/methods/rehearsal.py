@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from contextlib import nullcontext
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
@@ -19,7 +20,7 @@ def rehearsal(method: Any, model: Any, batch: Batch, steps: int, key: int) -> tu
     """One row, forward only, with the lowest ratio that a run of ``steps`` comes to.
 
     In the mode the model is in, as some methods need a model without dropout; in evaluation mode where statistics of a
-    batch would move. Neither weights, modes nor PyTorch's generators are changed.
+    batch would move. Neither weights, modes, the method's state nor PyTorch's generators are changed.
 
     Returns:
         the method, row and step that were tried, and the outcome.
@@ -31,8 +32,12 @@ def rehearsal(method: Any, model: Any, batch: Batch, steps: int, key: int) -> tu
     method, step = _at_its_lowest(method, steps), Step(0, sample=0, epoch=0.0)
     devices = [one.targets.device] if one.targets.is_cuda else []
     still = differs_by_mode(model, random=False)
+    state = copy.deepcopy(getattr(method, "state_dict", dict)())
     with torch.no_grad(), torch.random.fork_rng(devices), eval_mode(model) if still else nullcontext():
-        return method, one, step, method.run(model, one, step, key)
+        outcome = method.run(model, one, step, key)
+    if state:
+        method.load_state_dict(state)
+    return method, one, step, outcome
 
 
 def _at_its_lowest(method: Any, steps: int) -> Any:

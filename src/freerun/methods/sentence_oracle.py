@@ -210,7 +210,7 @@ def _spans(batch: Batch) -> tuple[Tensor, Tensor]:
     may = batch.replaceable
     starts, lengths = may.long().argmax(1), may.sum(1)
     ends = may.shape[1] - may.flip(1).long().argmax(1)
-    wrong = (ends - starts != lengths).nonzero().flatten().tolist()
+    wrong = ((lengths > 0) & (ends - starts != lengths)).nonzero().flatten().tolist()
     if wrong:
         raise UserError(
             f"row {wrong[0]} has known entries between others, and an oracle sentence is searched as a whole: let each "

@@ -14,7 +14,7 @@ from freerun.arguments import at_least, one_of
 from freerun.batch import Batch
 from freerun.errors import UserError
 from freerun.methods.base import SHARED, Citation, TransformMethod
-from freerun.methods.own_runs import end_of, model_ends, own_runs, refuse_others
+from freerun.methods.own_runs import beginnings, end_of, model_ends, own_runs
 from freerun.methods.report import replacement_counts
 from freerun.objectives import Objective
 from freerun.rollin import forward
@@ -132,7 +132,7 @@ class Unlikelihood(TransformMethod):
     def compute(self, model: Any, batch: Batch, step: int, key: int) -> Outcome:
         """One step on gold, and at level "sequence" one on own runs."""
         if self.level == "sequence":
-            refuse_others(batch)
+            beginnings(batch)  # refused where alpha is 0, too
         outcome = super().compute(model, batch, step, key)
         alpha = float(outcome.report["alpha"])
         if self.level == "token" or alpha == 0:
@@ -151,11 +151,11 @@ class Unlikelihood(TransformMethod):
 
     def _runs(self, model: Any, batch: Batch, step: int, key: int) -> Batch:
         """Own runs after the gold beginnings."""
-        gold = batch.made(eligible=None)
+        gold = batch.made(mask=batch.mask & ~beginnings(batch), eligible=None)
         kept = gates.kept(gates.Prefix()(gold, self.prefix, key), gold)
         ends = self.end is not None or model_ends(model, batch)  # a language model may have none
         more: Any = {"end": end_of(self.end, model, batch, self.name) if ends else None, "margin": 0}
-        return own_runs(model, gold.made(mask=batch.mask & ~kept), draw=self.draw, key=key, step=step, **more)
+        return own_runs(model, gold.made(mask=gold.mask & ~kept), draw=self.draw, key=key, step=step, **more)
 
     def finish(self, outputs: Tensor | Counted, fed: Batch, report: dict[str, float | str]) -> Outcome:
         """Cross-entropy, and at level "token" the penalty."""
