@@ -211,3 +211,19 @@ def test_a_comparison_trains_every_remedy(made, tmp_path, capsys):
 def test_a_recipe_names_an_engine_with_its_settings(engine, code, made, tmp_path, capsys):
     assert trained(made, tmp_path, "transformer", "scheduled_sampling", f"engine = {engine}") == code
     assert code == 0 or "did you mean `width`?" in capsys.readouterr().err
+
+
+def test_a_teacher_that_is_what_the_student_begins_with_is_named(made, tmp_path, capsys):
+    assert trained(made, tmp_path, "recurrent", "teacher_forcing") == 0
+    run, other = tmp_path / "run", tmp_path / "other"
+    other.mkdir()
+    words = "the teacher predicts what the student begins with: nothing is learnt"
+    text = (tmp_path / "recipe.toml").read_text()
+    method = f'name = "gkd"\nteacher = "{run}"\nteacher_forcing_ratio = 0.5'
+    recipe = other / "recipe.toml"
+    recipe.write_text(text.replace('name = "teacher_forcing"', method))
+    for seed, begin, named in (("1", ["--init", str(run)], True), ("1", [], False)):
+        capsys.readouterr()
+        where = ["--out", str(other / f"run{named}"), "--set", f"seed={seed}"]
+        assert main(["train", str(recipe), *where, *begin]) == 0
+        assert (words in capsys.readouterr().err) == named

@@ -245,13 +245,13 @@ def _same_weights(student: nn.Module, teacher: Teacher, batch: Batch) -> list[st
     """
     mine = {id(weight) for weight in student.parameters()}
     trained = [weight for weight in teacher.model.parameters() if weight.requires_grad and id(weight) in mine]
-    if not trained or not _predict_the_same(student, teacher, batch):
+    if not trained or not predict_the_same(student, teacher, batch):
         return []
     saved = [weight.detach().clone() for weight in trained]
     with torch.no_grad():
         for weight in trained:
             weight.copy_(0.9 * weight + 0.01)
-        always = _predict_the_same(student, teacher, batch)
+        always = predict_the_same(student, teacher, batch)
         for weight, before in zip(trained, saved, strict=True):
             weight.copy_(before)
     if not always:
@@ -262,7 +262,7 @@ def _same_weights(student: nn.Module, teacher: Teacher, batch: Batch) -> list[st
     ]
 
 
-def _predict_the_same(student: nn.Module, teacher: Teacher, batch: Batch) -> bool:
+def predict_the_same(student: nn.Module, teacher: Teacher, batch: Batch) -> bool:
     """Whether both predict the same at the first positions of a batch that count."""
     index = batch.mask.flatten().nonzero().squeeze(1)[:_SEEN]
     own, known = (side.outputs(batch, index)(0, len(index)) for side in (Teacher(student), teacher))

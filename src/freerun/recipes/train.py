@@ -15,6 +15,7 @@ from freerun.data.user_code import seeded
 from freerun.errors import CheckpointError, UserError, needing, visible
 from freerun.generation import head_of
 from freerun.keys import fold
+from freerun.methods.gkd import Teacher, predict_the_same
 from freerun.methods.noise import with_vocabulary
 from freerun.methods.own_runs import with_end
 from freerun.methods.rehearsal import rehearsal
@@ -78,7 +79,7 @@ def run_recipe(
             model, task, method, settings = build(recipe)
             # of several processes the first reads the weights that a run begins with, and sends them to the others
             preflight(model, task, settings, source if processes.first else None)
-            rehearse(recipe, model, task, method)
+            notes = rehearse(recipe, model, task, method)
 
         def enter() -> None:
             stack.enter_context(lock)
@@ -92,6 +93,7 @@ def run_recipe(
             write_recipe(folder / "recipe.toml", table)
             if progress:
                 lines = header(recipe, task.header(), method, model, folder, processes=processes.size)
+                lines += [f"note: {note}" for note in notes]
                 print(wrapped("\n".join(map(visible, lines)), width_of(sys.stderr)), file=sys.stderr, flush=True)
 
         processes.on_main_rank(enter)
@@ -182,8 +184,12 @@ _AT_ONCE = 512
 """Training rows that are tried side by side."""
 
 
-def rehearse(recipe: Recipe, model: Module, task: DataTask, method: Any) -> None:
-    """Refuse before the first update, and before anything is written, what the model cannot do for a method."""
+def rehearse(recipe: Recipe, model: Module, task: DataTask, method: Any) -> list[str]:
+    """Refuse before the first update, and before anything is written, what the model cannot do for a method.
+
+    Returns:
+        what need not stop a run, and should be known.
+    """
     if isinstance(recipe.model, PythonModel) and task.real_valued and (own := head_of(model)) != recipe.model.head:
         raise UserError(
             f'model.head is "{recipe.model.head}", and that of the model of {recipe.model.make} is "{own}"\n  help: '
@@ -199,6 +205,9 @@ def rehearse(recipe: Recipe, model: Module, task: DataTask, method: Any) -> None
         _try_rows(method, model, task)
     except UserError as error:
         raise UserError([f"[method]: {problem}" for problem in error.problems]) from error
+    teacher: Any = getattr(method, "teacher", None)
+    same = isinstance(teacher, Teacher) and predict_the_same(model, teacher, _shortest(task))
+    return ["the teacher predicts what the student begins with: nothing is learnt unless one of them changes"] * same
 
 
 def _try_rows(method: Any, model: Module, task: DataTask) -> None:
