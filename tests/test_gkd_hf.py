@@ -76,8 +76,12 @@ def test_the_students_weights_may_be_the_teachers_if_it_predicts_otherwise(tmp_p
             with adapter.disable_adapter():
                 return self.student(batch)
 
-    loss = fr.gkd(0.5, teacher=Base())(student, rows(student), 0).item()
-    assert loss == 0 if drawn else loss > 0
+    before = {name: value.clone() for name, value in adapter.state_dict().items()}
+    other = student(rows(student)).square().mean()  # a loss of the caller's, whose graph holds the weights
+    loss = fr.gkd(0.5, teacher=Base())(student, rows(student), 0)
+    assert loss.item() == 0 if drawn else loss.item() > 0
+    assert all(torch.equal(value, before[name]) for name, value in adapter.state_dict().items())
+    (other + loss).backward()
 
 
 def test_ends_of_student_and_teacher_are_compared_by_the_rows():

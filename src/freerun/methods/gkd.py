@@ -28,9 +28,9 @@ from freerun.types import Counted, Outcome, Ruled, Split
 _CHUNK = 2**20
 """Logits that are compared at once."""
 _SEEN = 64
+"""Positions at which a teacher that holds weights of the student is compared with it."""
 _NO_PART = ("training", "gradient_checkpointing", "use_cache")
 """What changes no prediction."""
-"""Positions at which a teacher that holds weights of the student is compared with it."""
 _FIT: WeakKeyDictionary[nn.Module, WeakSet[nn.Module]] = WeakKeyDictionary()
 """Of each teacher the students that it fits by the first batch."""
 
@@ -247,13 +247,14 @@ def _same_weights(student: nn.Module, teacher: Teacher, batch: Batch) -> list[st
     trained = [weight for weight in teacher.model.parameters() if weight.requires_grad and id(weight) in mine]
     if not trained or not predict_the_same(student, teacher, batch):
         return []
-    saved = [weight.detach().clone() for weight in trained]
-    with torch.no_grad():
+    saved = [weight.data for weight in trained]
+    try:  # other storage, as a graph of the caller's may hold this one
         for weight in trained:
-            weight.copy_(0.9 * weight + 0.01)
+            weight.data = 0.9 * weight.data + 0.01
         always = predict_the_same(student, teacher, batch)
+    finally:
         for weight, before in zip(trained, saved, strict=True):
-            weight.copy_(before)
+            weight.data = before
     if not always:
         return []
     return [
