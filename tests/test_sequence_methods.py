@@ -257,7 +257,23 @@ def with_positions(model, number: int):
     return model
 
 
+class Stepping(fr.StepModel):
+    """Rows with prompts of one length go on side by side, the others apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.cell, self.out = torch.nn.Embedding(6, 8), torch.nn.GRUCell(8, 8), torch.nn.Linear(8, 5)
+
+    def start(self, batch):
+        return torch.full((batch.size,), 5), torch.zeros(batch.size, 8, dtype=torch.float64)
+
+    def step(self, entries, state):
+        state = self.cell(self.embedding(entries), state)
+        return self.out(state), state
+
+
 LIMITED = {
+    "steps": lambda: with_positions(lively(Stepping().double()), 12),
     "learned": lambda: language_model("learned", max_positions=12),
     "rope": lambda: language_model(max_positions=12),
     "forward": lambda: with_positions(ForwardOnly(language_model("learned", max_positions=12)), 12),
