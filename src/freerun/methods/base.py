@@ -16,6 +16,7 @@ from freerun.arguments import Arguments, lasting, unknown_argument
 from freerun.batch import Batch
 from freerun.errors import UserError, refuse
 from freerun.keys import fold, key_number
+from freerun.methods.own_runs import refuse_endless
 from freerun.methods.report import replacement_counts
 from freerun.rollin import (
     Engine,
@@ -140,6 +141,8 @@ class TransformMethod(Following, Arguments):
     @property
     def refuse_rows(self) -> Callable[[Any, Batch], Any] | None:
         """(model, batch) -> refuse rows of gold that a step would, to try all before; None: it takes any."""
+        if self.own_lengths:
+            return partial(refuse_endless, self)
         aim = targets.OptimalCompletion() if self.target == "optimal_completion" else self.target
         return (lambda model, batch: aim.gold(batch)) if isinstance(aim, targets.OptimalCompletion) else None
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar, cast
 
 import torch
@@ -205,11 +204,6 @@ class SequenceMethod(TransformMethod):
     def own_loss(self) -> tuple[str, ...]:
         """The loss is on runs of another length than gold."""
         return (*super().own_loss, "the loss is on the model's own runs")
-
-    @property
-    def refuse_rows(self) -> Callable[[Any, Batch], Any]:
-        """Those without one end symbol, their last."""
-        return partial(refuse_endless, self)
 
     def problems(self) -> list[str]:
         """What is wrong with the cost and the gate, beside what all methods share."""

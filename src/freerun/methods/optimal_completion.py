@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar, cast
 
 import torch
@@ -14,7 +13,7 @@ from freerun import draws, objectives
 from freerun.arguments import at_least
 from freerun.batch import Batch
 from freerun.methods.base import Citation, TransformMethod
-from freerun.methods.own_runs import OF_GOLD, beginnings, end_of, own_runs, refuse_endless, run_report
+from freerun.methods.own_runs import OF_GOLD, beginnings, end_of, own_runs, run_report
 from freerun.objectives import Objective
 from freerun.rollin.training import counted_forward
 from freerun.targets import OptimalCompletion, completion_shares, counted_rows
@@ -79,11 +78,6 @@ class OptimalCompletionDistillation(TransformMethod):
     def own_loss(self) -> tuple[str, ...]:
         """The loss is on runs of another length than gold."""
         return (*super().own_loss, "the loss is on the model's own runs")
-
-    @property
-    def refuse_rows(self) -> Callable[[Any, Batch], Any]:
-        """Those without one end symbol, their last."""
-        return partial(refuse_endless, self)
 
     def _begun(self, batch: Batch) -> Batch:
         """The batch with what rows must begin with among their prompts."""
