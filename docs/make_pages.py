@@ -194,9 +194,11 @@ def methods() -> str:
         "`uniform` and `choice` draw their value at every update, as a function of seed and step alone: it is the\n"
         "same for all rows, micro-batches and processes, and in a resumed run. Their parameters may be schedules.\n"
         "`plateau` follows the dev scores of a run, which `freerun train`, `fr.fit` and `fr.compare` pass to it and\n"
-        "keep in their checkpoints; in a loop of your own call `schedule.observe(score, step)` after each evaluation.\n"
+        "keep in their checkpoints. Hugging Face trainers pass on `metric_for_best_model` (where it is left out the loss\n"
+        "of evaluation), Lightning the score of `ModelCheckpoint(monitor=...)`; in a loop of your own call\n"
+        "`schedule.observe(score, step)` after each evaluation.\n"
         'It moves when the score stops getting better; `signal="gap"` is free-running minus teacher-forced score.\n'
-        "Lightning and Hugging Face trainers refuse it, as does a run with too few scores before its last update.\n\n"
+        "A run with too few scores before its last update refuses it.\n\n"
         + _schedules(),
         "## Gates\n\nWhere gold is kept: the argument `gate`.\n\n" + _described(fr.GATES),
         "## Draws\n\nFrom a prediction to the entry that is fed back: the argument `draw`.\n\n" + _described(fr.DRAWS),

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy
 import pytest
@@ -23,7 +24,19 @@ from distributed_world import torchrun
 from freerun.integrations.lightning import restore, states
 from freerun.keys import fold
 from freerun.lightning import FreerunCallback, FreerunModule, training_step, validation_step
-from lightning_world import Stateful, collate, loader, network, pairs, sampling, sgd, trained, trainer
+from lightning_world import (
+    Stateful,
+    collate,
+    followed,
+    following,
+    loader,
+    network,
+    pairs,
+    sampling,
+    sgd,
+    trained,
+    trainer,
+)  # fmt: skip
 
 pytestmark = [
     # most of these runs train and do not validate
@@ -86,9 +99,11 @@ def test_two_processes_equal_one(tmp_path):
     ran = torchrun([world.__file__, str(tmp_path / "two.pt")])
     assert ran.returncode == 0, ran.stderr
     found = torch.load(tmp_path / "two.pt", weights_only=True)
-    alone = FreerunModule(network(), sampling(), sgd)
-    run = trainer(gradient_clip_val=0.5)
+    alone = FreerunModule(network(), following(), sgd)
+    keeping: dict[str, Any] = {"enable_checkpointing": True, "callbacks": [followed(tmp_path / "one")]}
+    run = trainer(gradient_clip_val=0.5, max_epochs=4, **keeping)
     run.fit(alone, loader(pairs(), 8), loader(pairs(8, seed=1), 4))
+    assert run.callback_metrics["teacher_forcing_ratio"] == pytest.approx(0.4)
     for name, expected in alone.model.state_dict().items():
         torch.testing.assert_close(found["weights"][name], expected, rtol=1e-12, atol=1e-14)
     assert found["scores"] == pytest.approx({k: float(v) for k, v in run.callback_metrics.items()}, rel=1e-6)

@@ -266,13 +266,6 @@ class Detachable(Stepper, Protocol):
     def detach(self, state: Any) -> Any: ...
 
 
-class Looped(Protocol):
-    """A model that is a loop over its own step (``freerun.StepModel``): roll-in and training forward are one loop."""
-
-    @property
-    def stepper(self) -> Stepper: ...
-
-
 @runtime_checkable
 class Split(Protocol):
     """A model whose ``model(batch)`` is ``head(hidden(batch))``, so that few positions can reach the vocabulary."""

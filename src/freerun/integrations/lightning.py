@@ -20,11 +20,12 @@ from freerun.batch import Batch
 from freerun.errors import UserError
 from freerun.keys import fold
 from freerun.methods import METHODS, FreeRunning, Method, TeacherForcing
-from freerun.methods.controls import refuse_modules, refuse_no_history, refuse_scores
+from freerun.methods.controls import refuse_modules, refuse_no_history
 from freerun.methods.rehearsal import rehearsal
 from freerun.methods.report import StepStats
 from freerun.metrics.outputs import correct, sequence_correct
 from freerun.rollin import is_sharded, unwrap
+from freerun.schedules import followed, pass_on, refuse_unscored
 from freerun.training.memory import try_longest
 from freerun.types import Outcome, Step
 
@@ -165,7 +166,12 @@ def _checked(batch: Any, where: str) -> Batch:
 def _refuse(module: LightningModule, method: Method) -> None:
     refuse_no_history(method)
     refuse_modules(method)
-    refuse_scores(method)
+    monitored = _monitored(module.trainer)[0] if module.trainer.enable_validation else None
+    lacking = "this trainer has none: give it validation data and a ModelCheckpoint(monitor=...), which names the score"
+    often = "of val_check_interval, check_val_every_n_epoch, max_epochs and max_steps"
+    refuse_unscored(
+        method, monitored, validations_before_the_end(module.trainer), lacking if monitored is None else often
+    )
     problems: list[str] = []
     strategy = type(module.trainer.strategy).__name__
     if not module.automatic_optimization:
@@ -184,6 +190,28 @@ def _refuse(module: LightningModule, method: Method) -> None:
     steps = module.trainer.estimated_stepping_batches  # -1 or infinite where nobody knows
     if math.isfinite(steps) and steps >= 1:
         method.check(int(steps))
+
+
+def _monitored(trainer: Trainer) -> tuple[str | None, bool]:
+    """The score that selects a trainer's checkpoints, None where none does, and whether more of it is better."""
+    callback: Any = trainer.checkpoint_callback
+    return getattr(callback, "monitor", None), getattr(callback, "mode", "min") == "max"
+
+
+def validations_before_the_end(trainer: Trainer) -> float:
+    """How many validations come before a run's last step; infinite where nobody knows."""
+    steps, batches, every = trainer.estimated_stepping_batches, trainer.num_training_batches, trainer.val_check_batch
+    every = math.inf if every is None else every
+    if not (math.isfinite(steps) and steps >= 1 and math.isfinite(batches) and math.isfinite(every)):
+        return math.inf
+    accumulate, epochs_between = trainer.accumulate_grad_batches, trainer.check_val_every_n_epoch
+    if epochs_between is None:
+        return (steps * accumulate - 1) // every
+    steps_each = math.ceil(batches / accumulate)
+    epochs = math.ceil(steps / steps_each)
+    left = min((steps - (epochs - 1) * steps_each) * accumulate, batches)  # micro-batches of the last epoch
+    last = (left - 1) // every if epochs % epochs_between == 0 else 0
+    return (epochs - 1) // epochs_between * (batches // every) + last
 
 
 def _try_longest(module: LightningModule, model: Any, batch: Batch, method: Method) -> None:
@@ -282,7 +310,14 @@ class FreerunCallback(Callback):
 
     def begin(self, batch: Batch, trainer: Trainer, method: Method) -> tuple[Batch, Step]:
         """A micro-batch with its rows numbered, and the optimizer step that it belongs to."""
-        if (state := self._kept.pop(method.name, None)) is not None:
+        before = self._methods.get(method.name)
+        if before is not None and before is not method and _state_of(before):
+            raise UserError(
+                f"{method.name} has a state, and this is another object than that of the last step: make the method "
+                "once, in the module's __init__ (two of the same name in one module cannot have a state)"
+            )
+        anew = before is None and not trainer.global_step and hasattr(method, "load_state_dict")
+        if (state := self._kept.pop(method.name, {} if anew else None)) is not None:
             cast(Any, method).load_state_dict(state)
         self._methods[method.name] = method
         if self._window.micro_batches == 0:
@@ -359,12 +394,23 @@ class FreerunCallback(Callback):
             mean = total / count if count else math.nan
             pl_module.log(label, mean, sync_dist=True, batch_size=1, add_dataloader_idx=False)
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give schedules that follow a dev score theirs, before a checkpoint is written."""
+        name, higher = _monitored(trainer)
+        following = [method for method in self._methods.values() if followed(method)]
+        if following and name and trainer.state.fn == "fit" and not trainer.sanity_checking:
+            found, of_ours = trainer.callback_metrics, ("free_running_", "teacher_forced_")
+            names = sorted(each for each in found if each == name or each.startswith(of_ours))
+            means = mean_over_processes([float(found[each]) for each in names], trainer, pl_module)
+            for method in following:
+                pass_on(method, dict(zip(names, means, strict=True)), name, trainer.global_step, higher=higher)
+
     on_test_epoch_start = on_validation_epoch_start
     on_test_epoch_end = on_validation_epoch_end
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep of every process the states of generators and methods, and where in an epoch they were."""
-        states_of = {name: getattr(method, "state_dict", dict)() for name, method in self._methods.items()}
+        states_of = {name: _state_of(method) for name, method in self._methods.items()}
         checkpoint[_SAVED] = {
             "states": of_all_processes(states()),
             "methods": of_all_processes(self._kept | {name: state for name, state in states_of.items() if state}),
@@ -390,6 +436,10 @@ class FreerunCallback(Callback):
         own = saved["states"][trainer.global_rank]
         restore(own)
         self._to_restore = own if saved["inside_epoch"] else None
+
+
+def _state_of(method: Any) -> dict[str, Any]:
+    return getattr(method, "state_dict", dict)()
 
 
 def _add(sums: dict[tuple[int, str], list[float]], more: Mapping[tuple[int, str], Iterable[float]]) -> None:
