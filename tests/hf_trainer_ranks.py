@@ -36,7 +36,6 @@ GLOBAL_BATCH = 8
 # of one process: batch size and accumulation; of two
 SPLITS = {"whole": (8, 1), "halves": (4, 1), "quarters": (2, 2)}
 METHODS: dict[str, Any] = {"teacher_forcing": fr.teacher_forcing(), "scheduled_sampling": falling()}
-"""Methods of runs that are cut in different ways."""
 STEPS = 6
 
 
@@ -45,17 +44,6 @@ def equal(name: str, method: str, split: str, steps: int = STEPS) -> Any:
     size, accumulate = SPLITS[split]
     sizes: Any = {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulate}
     return run(name, METHODS[method], double=True, max_steps=steps, **sizes)
-
-
-def following(name: str) -> Any:
-    """A ratio that falls after every evaluation but the first."""
-    method = fr.scheduled_sampling(fr.schedules.plateau(change=0.2, min_delta=0.9))
-    size = GLOBAL_BATCH // int(os.environ.get("WORLD_SIZE", "1"))
-    held = {"eval_dataset": (pairs if name == "t5" else completions)(8, seed=5), "callbacks": [hf.Callback()]}
-    return run(
-        name, method, double=True, max_steps=STEPS, per_device_train_batch_size=size, eval_strategy="steps",
-        eval_steps=1, metric_for_best_model="free_running_loss", trainer=held,
-    )  # fmt: skip
 
 
 def scored(name: str, size: int = 2, draw: str = "greedy") -> Any:
@@ -140,7 +128,6 @@ def cases(folder: Path) -> dict[str, Callable[[], Any]]:
             for split in ("halves", "quarters"):
                 found[f"{name} {method} {split}"] = lambda n=name, m=method, s=split: equal(n, m, s)
     for name in ("t5", "llama"):
-        found[f"{name} following"] = lambda n=name: following(n)
         found[f"{name} scored"] = lambda n=name: scored(n)
         found[f"{name} sampled"] = lambda n=name: scored(n, draw="sample")
         for rows in ("all", 5, None):

@@ -3,11 +3,9 @@
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler
 
@@ -87,29 +85,18 @@ class Stateful(DataLoader):
         self.start = state["done"]
 
 
-def following() -> fr.methods.Method:
-    """Its ratio falls after every epoch but the first."""
-    return fr.scheduled_sampling(fr.schedules.plateau(change=0.3, min_delta=0.9))
-
-
-def followed(folder: Path) -> ModelCheckpoint:
-    return ModelCheckpoint(folder, monitor="free_running_loss")
-
-
 def main() -> None:
     """One of two processes: dropout is off, the data are dealt out in order (Lightning's own sampler would shuffle)."""
     torch.set_num_threads(1)
     seed_everything(0, verbose=False)
-    into = Path(sys.argv[1])
-    module = FreerunModule(network(), following(), sgd)
-    keeping: dict[str, Any] = {"enable_checkpointing": True, "callbacks": [followed(into.parent)]}
-    run = trainer(devices=2, strategy="ddp", accumulate_grad_batches=2, gradient_clip_val=0.5, max_epochs=4, **keeping)
+    module = FreerunModule(network(), sampling(), sgd)
+    run = trainer(devices=2, strategy="ddp", accumulate_grad_batches=2, gradient_clip_val=0.5)
     data = pairs()
     dealt = DistributedSampler(data, num_replicas=2, rank=int(os.environ["RANK"]), shuffle=False)
     run.fit(module, loader(data, 2, sampler=dealt), loader(pairs(8, seed=1), 2))
     if run.is_global_zero:
         scores = {name: float(value) for name, value in run.callback_metrics.items()}
-        torch.save({"weights": module.model.state_dict(), "scores": scores}, into)
+        torch.save({"weights": module.model.state_dict(), "scores": scores}, Path(sys.argv[1]))
 
 
 if __name__ == "__main__":

@@ -87,6 +87,62 @@ def test_the_loss_and_its_gradient_are_those_of_trl(beta):
     assert_same_gradients(gradients(model, ours.loss), gradients(model, theirs), 1e-6)
 
 
+def before_an_own_end(fed: fr.Batch, gold: fr.Batch, end: int) -> torch.Tensor:
+    """Position by position: whether the model's own end symbol stands before it in its stretch of the row."""
+    kept = gold.mask.clone()
+    for row in range(gold.size):
+        ended = False
+        for t in range(gold.time):
+            ended &= bool(gold.mask[row, t] or gold.replaceable[row, t])
+            kept[row, t] &= not ended
+            ended |= bool(fed.replaced[row, t]) and int(fed.history[row, t]) == end
+    return kept
+
+
+@pytest.mark.parametrize(("ratio", "gate"), [(0.0, "token"), (0.5, "token"), (0.5, "sequence")])
+@pytest.mark.parametrize("made", [
+    lambda: (seq2seq("gru"), weighted(ragged())), lambda: (transformer(), ragged()),
+    lambda: (language_model(), replies()),
+], ids=["weights", "transformer", "replies"])  # fmt: skip
+def test_nothing_is_learnt_after_the_students_own_end(made, ratio, gate):
+    model, batch = made()
+    teacher = other(model)
+    method = fr.gkd(ratio, gate=gate, beta=0.3, teacher=teacher, end=2)
+    outcome = method.run(model, batch, STEP, KEY)
+    kept = before_an_own_end(outcome.fed, batch, 2)
+    left_out = int((batch.mask & ~kept).sum())
+    assert left_out > 0
+    assert bool((kept & (outcome.fed.history != batch.history)).any())
+    fed = batch.replace(history=outcome.fed.history)
+    weights = torch.ones_like(model(fed)[..., 0]) if batch.weights is None else batch.weights
+    total = distilled(model(fed), teacher(fed).detach(), batch.replace(mask=kept), 0.3) * weights[kept].sum()
+    assert outcome.count.item() == pytest.approx(weights[batch.mask].sum().item())
+    assert outcome.total.item() == pytest.approx(total.item(), rel=1e-10)
+    assert_same_gradients(gradients(model, outcome.total), gradients(model, total))
+    shares = {name: outcome.report[a] / outcome.report[b] for name, (a, b) in method.means.items()}
+    assert shares["after_end_share"] == pytest.approx(left_out / int(batch.mask.sum()))
+    assert outcome.report["support_of"] == 2 * int(kept.sum())
+
+
+def replies() -> fr.Batch:
+    """Rows of two replies each, between entries that are known."""
+    mask = torch.tensor([[0, 1, 1, 1, 0, 0, 1, 1, 1]]).bool().repeat(6, 1)
+    g = torch.Generator().manual_seed(3)
+    return fr.Batch(torch.randint(0, 5, mask.shape, generator=g), mask=mask)
+
+
+def test_gold_ends_the_last_reply_and_own_ends_of_the_first_leave_the_second():
+    ids = torch.tensor([[4, 3, 0, 4, 3, 0], [4, 0, 0, 4, 0, 0], [4, 0, 3, 4, 3, 0]])
+    mask = torch.tensor([[0, 1, 1, 0, 1, 1]]).bool().repeat(3, 1)
+    own = torch.tensor([[0, 0, 1, 0, 0, 1], [0, 0, 0, 0, 1, 1], [0, 1, 1, 0, 0, 0]]).bool()
+    found = gkd.until_own_end(fr.Batch(ids, mask=mask).made(replaced=own), [0])
+    assert found.tolist() == [
+        [True] * 6, [True, True, True, True, True, False], [True, True, False, True, True, True],
+    ]  # fmt: skip
+    for ends, batch in (([], fr.Batch(ids).made(replaced=own)), ([0], fr.Batch(ids))):
+        assert gkd.until_own_end(batch, ends) is None
+
+
 class OneHot(torch.nn.Module):
     """All of the probability on gold, which it knows from outside."""
 

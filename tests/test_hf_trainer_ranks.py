@@ -7,7 +7,7 @@ import torch
 
 from distributed_world import HERE, torchrun
 from families import VOCAB
-from hf_trainer_ranks import METHODS, cases, equal, everything, following, predicted, scored, stock
+from hf_trainer_ranks import METHODS, cases, equal, everything, predicted, scored, stock
 from hf_trainer_world import WORLDS, apart, logged, tokenizer, weights
 from test_hf_callback import NAMES, Answers
 
@@ -39,14 +39,6 @@ def test_two_processes_are_one_with_the_same_global_batch(two, name, method):
         assert apart(weights(one), found["weights"]) < 1e-9
         for key in ("loss", "replaced_share", "disagreeing_share", "teacher_forcing_ratio"):
             assert lines(found, key) == pytest.approx(logged(one, key), rel=1e-5)
-
-
-@pytest.mark.parametrize("name", ["t5", "llama"])
-def test_a_ratio_that_follows_scores_is_that_of_one_process(two, name):
-    one = following(name)
-    assert logged(one, "teacher_forcing_ratio") == pytest.approx([1.0, 1.0, 0.8, 0.6, 0.4, 0.2])
-    assert lines(two[f"{name} following"], "teacher_forcing_ratio") == logged(one, "teacher_forcing_ratio")
-    assert apart(weights(one), two[f"{name} following"]["weights"]) < 1e-9
 
 
 @pytest.mark.parametrize(("kind", "draw"), [("scored", "greedy"), ("sampled", "sample")])

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import numpy
 import pytest
@@ -19,24 +18,12 @@ from torch.utils.data import DataLoader
 
 import freerun as fr
 import lightning_world as world
-from builders import refused, tiny_llama
+from builders import raises, refused, tiny_llama
 from distributed_world import torchrun
 from freerun.integrations.lightning import restore, states
 from freerun.keys import fold
 from freerun.lightning import FreerunCallback, FreerunModule, training_step, validation_step
-from lightning_world import (
-    Stateful,
-    collate,
-    followed,
-    following,
-    loader,
-    network,
-    pairs,
-    sampling,
-    sgd,
-    trained,
-    trainer,
-)  # fmt: skip
+from lightning_world import Stateful, collate, loader, network, pairs, sampling, sgd, trained, trainer
 
 pytestmark = [
     # most of these runs train and do not validate
@@ -99,11 +86,9 @@ def test_two_processes_equal_one(tmp_path):
     ran = torchrun([world.__file__, str(tmp_path / "two.pt")])
     assert ran.returncode == 0, ran.stderr
     found = torch.load(tmp_path / "two.pt", weights_only=True)
-    alone = FreerunModule(network(), following(), sgd)
-    keeping: dict[str, Any] = {"enable_checkpointing": True, "callbacks": [followed(tmp_path / "one")]}
-    run = trainer(gradient_clip_val=0.5, max_epochs=4, **keeping)
+    alone = FreerunModule(network(), sampling(), sgd)
+    run = trainer(gradient_clip_val=0.5)
     run.fit(alone, loader(pairs(), 8), loader(pairs(8, seed=1), 4))
-    assert run.callback_metrics["teacher_forcing_ratio"] == pytest.approx(0.4)
     for name, expected in alone.model.state_dict().items():
         torch.testing.assert_close(found["weights"][name], expected, rtol=1e-12, atol=1e-14)
     assert found["scores"] == pytest.approx({k: float(v) for k, v in run.callback_metrics.items()}, rel=1e-6)
@@ -205,14 +190,12 @@ class OfFreerun(FreerunModule):
 
 @pytest.mark.parametrize("module", [Own, OfFreerun])
 def test_the_state_of_a_method_goes_on_too(tmp_path, module):
-    g = torch.Generator().manual_seed(0)
-    windows = list(torch.randn(12, 9, 2, generator=g, dtype=torch.float64))
     found = []
     for start in (None, str(tmp_path / "step=3.ckpt")):
         mine = module()
         callbacks = [Kept(tmp_path), *([FreerunCallback()] if module is Own else [])]
         run = trainer(enable_checkpointing=True, callbacks=callbacks)
-        run.fit(mine, DataLoader(windows, 4, collate_fn=lambda rows: fr.Batch(torch.stack(rows))), ckpt_path=start)
+        run.fit(mine, windows(), ckpt_path=start)
         assert run.global_step == 6
         found.append((weights(mine), (mine.replay if module is Own else mine.method).state_dict()))
     assert torch.equal(found[0][0], found[1][0])
@@ -220,6 +203,43 @@ def test_the_state_of_a_method_goes_on_too(tmp_path, module):
     assert kept.keys() == again.keys()
     assert all(torch.equal(torch.as_tensor(kept[name]), torch.as_tensor(again[name])) for name in kept)
     assert len(again["age"]) > 0
+
+
+def windows() -> DataLoader:
+    g = torch.Generator().manual_seed(0)
+    return DataLoader(list(torch.randn(12, 9, 2, generator=g, dtype=torch.float64)), 4, collate_fn=stacked)
+
+
+def stacked(rows) -> fr.Batch:
+    return fr.Batch(torch.stack(rows))
+
+
+def test_a_run_begins_with_a_methods_state_anew_and_another_object_is_refused(tmp_path):
+    """The same callback and method for two runs; and a method that is made anew for each step."""
+    callback, replay, found = FreerunCallback(), Own().replay, []
+    for _ in range(2):
+        mine = Own()
+        mine.replay = replay
+        trainer(callbacks=[callback]).fit(mine, windows())
+        found.append((weights(mine), replay.state_dict()["targets"]))
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
+
+    class Anew(Own):
+        def training_step(self, batch, batch_idx):
+            return training_step(self, self.net, batch, Own().replay)
+
+    refused("this is another object than that of the last step", trainer(callbacks=[callback]).fit, Anew(), windows())
+
+    class Gold(Own):
+        def training_step(self, batch, batch_idx):
+            return training_step(self, self.net, batch, fr.teacher_forcing())
+
+    trainer(enable_checkpointing=True, callbacks=[Kept(tmp_path), callback]).fit(Gold(), windows())
+    again, start = trainer(enable_checkpointing=True, callbacks=[Kept(tmp_path), callback]), tmp_path / "step=3.ckpt"
+    lacking = "replay_buffer has a state, and the checkpoint has none of it"
+    raises(fr.errors.CheckpointError, lacking, lambda: again.fit(Own(), windows(), ckpt_path=str(start)))
+    trainer(callbacks=[callback]).fit(Own(), windows())
 
 
 @pytest.mark.parametrize(("rank", "expected"), [(0, "first"), (1, "second"), (3, "second")])

@@ -10,16 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback, seed_everything
-from lightning.pytorch.callbacks import ModelCheckpoint
 
 import freerun as fr
 from builders import refused
 from freerun import schedules as s
-from freerun.integrations.lightning import validations_before_the_end
-from freerun.lightning import FreerunModule, training_step
-from hf_trainer_world import WORLDS, apart, completions, logged, make
-from hf_trainer_world import weights as hf_weights
+from freerun.lightning import FreerunModule
+from freerun.methods.controls import refuse_scores
+from hf_trainer_world import WORLDS, make
 from lightning_world import loader, network, pairs, sgd, trainer
 from test_run_folder import killed_at
 from tiny_recipes import TINY, ends
@@ -125,138 +122,20 @@ def test_off_is_free_until_the_first_plateau():
         (lambda: s.plateau(change=0.1).observe("good", 3), "a score must be a number; got 'good'"),
         (lambda: s.plateau(change=0.1).observe(0.3, -1), "whole number from 0 on"),
         (lambda: fr.scheduled_sampling(s.plateau(change=0.1, start=1.5)), r"must lie in \[0, 1\]"),
+        (lambda: refuse_scores(fr.scheduled_sampling(s.plateau(change=0.1))), "this trainer passes none on"),
     ],
 )
 def test_what_cannot_be_is_refused(build, message):
     refused(message, build)
 
 
-RULE: dict[str, Any] = {"change": 0.2, "start": 0.9, "min_delta": 0.05}
-
-
-def sampling(signal: str = "score") -> Any:
-    return fr.scheduled_sampling(s.plateau(**RULE, signal=signal))
-
-
-def hf_run(folder, signal: str, select: str, resume: Any = None, **changes: Any) -> Any:
-    """GPT-2 for eight updates, scored before the first and after every second."""
-    make_model, data, cls, _ = WORLDS["gpt2"]
-    extra: dict[str, Any] = {"callbacks": [fr.hf.Callback()], "eval_dataset": completions(8, 2), **changes}
-    built = make(
-        cls, make_model(), data, sampling(signal), folder, eval_strategy="steps", eval_steps=2, eval_on_start=True,
-        metric_for_best_model=select, save_strategy="steps", save_steps=4, trainer=extra,
-    )  # fmt: skip
-    built.train(resume_from_checkpoint=resume)
-    return built
-
-
-@pytest.mark.parametrize(("signal", "select", "sets"), [
-    ("score", "loss", False), ("score", "free_running_token_accuracy", False), ("gap", "teacher_forced_loss", False),
-    ("score", "eval_one_free_running_loss", True),
-])  # fmt: skip
-def test_a_hugging_face_trainer_passes_on_what_selects_its_model(signal, select, sets, tmp_path):
-    changes = {"eval_dataset": {"other": completions(4, 5), "one": completions(8, 2)}} if sets else {}
-    whole = hf_run(tmp_path, signal, select, **changes)
-    if signal == "gap":
-        free, forced = (logged(whole, f"eval_{side}_loss") for side in ("free_running", "teacher_forced"))
-        scores = [a - b for a, b in zip(free, forced, strict=True)]
-    else:
-        sign = -1 if "accuracy" in select else 1
-        scores = [sign * score for score in logged(whole, f"eval_{select.removeprefix('eval_')}")]
-    assert len(scores) == 5
-    expected = [naive(scores[: step // 2 + 1], **RULE) for step in range(8)]
-    assert logged(whole, "teacher_forcing_ratio") == pytest.approx(expected)
-    assert len(set(expected)) > 1
-    whole.evaluate()  # of the model as it is: no score of the run
-    (schedule,) = s.followed(whole.method).values()
-    assert schedule.scores[:, 0].tolist() == [0, 2, 4, 6, 8]
-    rest = hf_run(tmp_path, signal, select, resume=str(tmp_path / "checkpoint-4"), **changes)
-    assert apart(hf_weights(whole), hf_weights(rest)) == 0.0
-    assert s.followed(rest.method)["teacher_forcing_ratio"].scores.tolist() == schedule.scores.tolist()
-
-
-def lightning_run(
-    folder, signal: str, monitor: str, mode: str, start: str | None = None
-) -> tuple[Any, Any, list[float]]:
-    """A module trained for four epochs of three updates, its scores after each."""
-    scores, ratios = [], []
-
-    class Notes(Callback):
-        def on_validation_end(self, trainer, pl_module):
-            found = {name: float(value) for name, value in trainer.callback_metrics.items()}
-            gap = found["free_running_loss"] - found["teacher_forced_loss"]
-            if not trainer.sanity_checking:
-                scores.append(gap if signal == "gap" else found[monitor])
-
-        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-            ratios.append(float(trainer.callback_metrics["teacher_forcing_ratio"]))
-
-    keeping = ModelCheckpoint(dirpath=folder, filename="{step}", save_top_k=-1, monitor=monitor, mode=mode)
-    seed_everything(3, verbose=False)
-    module = FreerunModule(network(), sampling(signal), sgd)
-    run = trainer(max_epochs=4, enable_checkpointing=True, callbacks=[keeping, Notes()], num_sanity_val_steps=1)
-    run.fit(module, loader(pairs(12), 4), loader(pairs(8, seed=2), 4), ckpt_path=start)
-    return module, scores, ratios
-
-
-@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
-@pytest.mark.parametrize(("signal", "monitor", "mode"), [
-    ("score", "free_running_loss", "min"), ("score", "free_running_token_accuracy", "max"),
-    ("gap", "teacher_forced_loss", "max"),
-])  # fmt: skip
-def test_lightning_passes_on_what_selects_its_checkpoints(signal, monitor, mode, tmp_path):
-    whole, scores, ratios = lightning_run(tmp_path, signal, monitor, mode)
-    signed = [-score if mode == "max" else score for score in scores]
-    expected = [naive(signed[: step // 3], **RULE) for step in range(12)]
-    assert ratios == pytest.approx(expected)
-    assert len(set(expected)) > 1
-    (schedule,) = s.followed(whole.method).values()
-    assert schedule.scores[:, 0].tolist() == [3, 6, 9, 12]
-    assert schedule.scores[:, 1].tolist() == pytest.approx(signed)
-    rest, later, _ = lightning_run(tmp_path, signal, monitor, mode, str(tmp_path / "step=6.ckpt"))
-    assert scores[2:] == later
-    assert s.followed(rest.method)["teacher_forcing_ratio"].scores.tolist() == schedule.scores.tolist()
-
-
 @pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
-def test_trainers_without_a_score_refuse_it(tmp_path):
+def test_trainers_that_pass_no_score_on_refuse_it(tmp_path):
+    method = fr.scheduled_sampling(s.plateau(change=0.1))
     make_model, data, cls, _ = WORLDS["gpt2"]
-
-    def hf_trainer(signal: str = "score", held: Any = None, **changes: Any) -> Any:
-        return make(cls, make_model(), data, sampling(signal), tmp_path, trainer={"eval_dataset": held}, **changes)
-
-    held = completions(8, 2)
-    refused("this trainer makes none in training: give it eval_dataset", hf_trainer(held=held).train)
-    scored = {"eval_strategy": "steps", "eval_steps": 2}
-    refused("signal=\"gap\" needs a score that is measured .* got 'loss'", hf_trainer("gap", held, **scored).train)
-    two = hf_trainer(held={"a": held, "b": held}, metric_for_best_model="loss", **scored)
-    refused("names none of the trainer's evaluation sets a, b: set it to eval_SET_SCORE", two.train)
-    other = hf_trainer(held=held, metric_for_best_model="wer", greater_is_better=False, **scored)
-    refused("follows wer, and the evaluation has no wer; it has loss", other.train)
-
-    few = hf_trainer(held=held, eval_strategy="steps", eval_steps=4)
-    refused(r"the run has 1 before its last update .eval_steps=4 of 8 steps", few.train)
-    few = hf_trainer(held=held, eval_strategy="epoch", max_steps=-1, num_train_epochs=2)
-    refused(r"the run has 1 before its last update .eval_strategy=epoch of 2 epochs", few.train)
-
-    class Anew(FreerunModule):
-        def training_step(self, batch, batch_idx):
-            return training_step(self, self.model, batch, sampling())
-
-    keeping: dict[str, Any] = {
-        "enable_checkpointing": True, "callbacks": [ModelCheckpoint(tmp_path, monitor="free_running_loss")],
-        "max_epochs": 4,
-    }  # fmt: skip
-    anew, data = Anew(network(), sampling(), sgd), loader(pairs(), 4)
-    refused("another object than that of the last step", trainer(**keeping).fit, anew, data, loader(pairs(8), 4))
-    keeping["max_epochs"] = 2
-    few = FreerunModule(network(), sampling(), sgd)
-    refused(r"the run has 1 before .* .of val_check_interval", trainer(**keeping).fit, few, data, loader(pairs(8), 4))
-    module = FreerunModule(network(), sampling("gap"), sgd)
-    refused("a ModelCheckpoint.monitor=", trainer().fit, module, data, loader(pairs(8), 4))
-    keeping |= {"callbacks": [ModelCheckpoint(tmp_path, monitor="train_loss")], "max_epochs": 4}
-    refused("give it validation data", trainer(**keeping).fit, module, data)
-    refused("got 'train_loss'", trainer(**keeping).fit, module, data, loader(pairs(8), 4))
+    refused("teacher_forcing_ratio=plateau", lambda: make(cls, make_model(), data, method, tmp_path).train())
+    module = FreerunModule(network(), method, sgd)
+    refused("teacher_forcing_ratio=plateau", trainer().fit, module, loader(pairs(), 4))
 
 
 def test_scores_come_in_order():
@@ -324,25 +203,3 @@ def test_scores_of_another_kind_are_refused_on_the_way(tmp_path):
         "those before the change of train.select are of another kind", train, tmp_path / "run",
         replace(SMALL, select="teacher_forced_loss"), method=method(), resume=True, allow=["train.select"],
     )  # fmt: skip
-
-
-@pytest.mark.parametrize("changes", [
-    {"max_epochs": 3}, {"max_epochs": 3, "val_check_interval": 0.5}, {"max_epochs": 4, "check_val_every_n_epoch": 2},
-    {"max_epochs": 5, "check_val_every_n_epoch": 2}, {"max_steps": 7, "max_epochs": -1, "val_check_interval": 2},
-    {"max_epochs": 3, "accumulate_grad_batches": 3, "val_check_interval": 3},
-    {"max_epochs": 3, "check_val_every_n_epoch": None, "val_check_interval": 4},
-], ids=str)  # fmt: skip
-def test_scores_of_lightning_are_counted_before_its_last_step(changes):
-    steps, expected = [], []
-
-    class Notes(Callback):
-        def on_validation_end(self, trainer, pl_module):
-            steps.append(trainer.global_step)
-
-        def on_train_start(self, trainer, pl_module):
-            expected.append(validations_before_the_end(trainer))
-
-    module = FreerunModule(network(), fr.teacher_forcing(), sgd)
-    run = trainer(callbacks=[Notes()], **changes)
-    run.fit(module, loader(pairs(12), 2), loader(pairs(4), 4))
-    assert [sum(step < run.global_step for step in steps)] == expected

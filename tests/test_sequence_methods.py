@@ -1,5 +1,6 @@
 """Losses of whole sequences: against enumeration and loops by hand, in float64."""
 
+import importlib
 import math
 from dataclasses import replace
 from itertools import product
@@ -464,3 +465,31 @@ def test_sequences_are_scored_once_each_row_for_itself():
     assert with_gold.rows.tolist() == [0, 0, 0, 1, 1, 1]
     assert with_gold.entries[:, 0].tolist() == [7, 1, 1, 2, 1, 2]
     assert with_gold.distinct()[0].lengths.tolist() == [1, 2, 3, 1, 2]
+
+
+@pytest.mark.parametrize("name", [*METHODS, "optimal completion"])
+def test_its_work_is_all_that_is_made_scored_and_read_as_gold(name, monkeypatch):
+    """In forwards of gold, less the one that teacher forcing makes, too: duplicates and the greedy run are among it."""
+    made, method = [], METHODS.get(name, fr.optimal_completion(end=END))
+    module = importlib.import_module(type(method).__mro__[name != "optimal completion"].__module__)
+    counted = module.own_runs
+    monkeypatch.setattr(module, "own_runs", lambda *a, **b: made.append(counted(*a, **b)) or made[-1])
+    model, batch = seq2seq(), ragged()
+    outcome = method.run(model, batch, STEP, KEY)
+    gold, learnt = int(batch.mask.sum()), name in ("risk after gold", "mean", "mixer")
+    forwards = (sum(int(runs.mask.sum()) for runs in made) + int(outcome.fed.mask.sum())) / gold + learnt
+    assert outcome.report["work"] + 1 == pytest.approx(forwards)
+    assert len(made) == 1 + (name in ("greedy", "mixer"))
+
+
+def test_a_sample_that_is_the_greedy_run_teaches_nothing():
+    class Certain(ForwardOnly):
+        def forward(self, batch):
+            return 1e4 * self.model(batch)
+
+    model, batch = Certain(seq2seq()), ragged()
+    outcome = fr.self_critical(squared, end=END).run(model, batch, STEP, KEY)
+    assert outcome.total == 0
+    assert all(bool((g == 0).all()) for g in gradients(model, outcome.total).values())
+    unsure = fr.self_critical(squared, end=END).run(seq2seq(), batch, STEP, KEY)
+    assert unsure.total != 0

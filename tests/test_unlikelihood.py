@@ -189,3 +189,36 @@ def test_what_the_other_level_has_is_refused():
     fixed = ragged().replace(eligible=torch.arange(7).expand(4, 7) != 1)
     refused("counted entries that eligible excludes", fr.unlikelihood(level="sequence"), seq2seq(), fixed, 0)
     refused("level must be", fr.unlikelihood, level="word")
+
+
+def test_training_at_the_token_level_makes_predictions_repeat_less():
+    """A third of all symbols is one, which teacher forcing predicts everywhere: half of its predictions are wrong and
+    have occurred before (51 to 55 % with six seeds), after training with the penalty fewer than a tenth (1 to 5 %)."""
+
+    def rows(size: int, seed: int) -> fr.Batch:
+        often = torch.tensor([0.35] + [0.65 / 11] * 11).expand(10 * size, 12)
+        return fr.Batch(torch.multinomial(often, 1, generator=torch.Generator().manual_seed(seed)).view(size, 10))
+
+    shares = []
+    for method in (fr.teacher_forcing(), fr.unlikelihood(10.0)):
+        torch.manual_seed(0)
+        model = fr.models.TransformerLM(12, size=16, layers=1, heads=2, max_positions=16)
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+        for step in range(60):
+            optimizer.zero_grad()
+            method(model, rows(32, 1000 + step), step, 0).backward()
+            optimizer.step()
+        held = rows(200, 0)
+        chosen = model(held).argmax(-1)
+        before = (held.history[:, None] == chosen[:, :, None]).tril(-1).any(2)
+        shares.append(float((before & (chosen != held.targets)).double().mean()))
+    assert shares[0] > 0.4
+    assert shares[1] < 0.1
+
+
+def test_its_work_is_of_the_runs_and_of_the_forward_on_them():
+    model, batch = seq2seq("gru"), long_rows()
+    method = fr.unlikelihood(level="sequence", ngram=2)
+    gold = int(batch.mask.sum())
+    made = int(method._runs(model, batch, 1, 2).mask.sum())
+    assert method.run(model, batch, 1, 2).report["work"] == pytest.approx(2 * made / gold)

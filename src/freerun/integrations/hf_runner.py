@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -13,16 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from freerun.batch import Batch
-from freerun.errors import CheckpointError, UserError, listed
+from freerun.errors import CheckpointError, UserError
 from freerun.integrations.hf_adapt import adapt
 from freerun.integrations.hf_mistakes import label_notices, label_problems, tokenizer_problems
 from freerun.keys import fold
-from freerun.methods.controls import refuse_modules, refuse_no_history
+from freerun.methods.controls import refuse_modules, refuse_no_history, refuse_scores
 from freerun.methods.rehearsal import rehearsal
 from freerun.methods.report import StepStats, replacement_counts
 from freerun.objectives import CrossEntropy
 from freerun.rollin import resolve_engine
-from freerun.schedules import pass_on, refuse_unscored
 from freerun.training.memory import try_longest
 from freerun.training.weights import pack, unpack
 from freerun.types import Step
@@ -127,6 +125,7 @@ class MethodRunner:
     def __init__(self, trainer: Any, method: Any, loss_from: str) -> None:
         refuse_no_history(method)
         refuse_modules(method)
+        refuse_scores(method)
         self.trainer = trainer
         self.loss_from = loss_from
         self._unsmoothed = method
@@ -159,24 +158,14 @@ class MethodRunner:
             self._adapter = adapt(model) if sample is None else adapted(model, sample)
         return self._adapter
 
-    def begin(self) -> None:
-        """Begin a call of ``train``, whose arguments may have changed since the last; it may evaluate at once."""
-        self.method = self._smoothed()
-        self._load_state()
-
-    def observe(self, metrics: Mapping[str, Any]) -> None:
-        """Give schedules that follow a dev score theirs, from what an evaluation in training returned."""
-        prefix, name = selecting_score(self.trainer)
-        scores = {key.removeprefix(prefix): value for key, value in metrics.items() if key.startswith(prefix)}
-        higher = bool(self.trainer.args.greater_is_better)
-        if scores and self.trainer.is_in_train:
-            pass_on(self.method, scores, name, self.trainer.state.global_step, higher=higher)
-
     def open(self, samples: list[Inputs], device: torch.device) -> Tensor:
         """Begin an optimizer step on such micro-batches: the number of its target tokens over all ranks."""
         adapter = self.adapter(self.trainer.model_wrapped, samples[0])
         if self._checked is not self.trainer.state:
+            # a call of train: the arguments may have changed since the last
+            self.method = self._smoothed()
             self._check(adapter, samples)
+            self._load_state()
             self._checked = self.trainer.state
         elif self._window is not None and not self._window.micro:
             raise UserError(
@@ -331,11 +320,10 @@ class MethodRunner:
             problems += label_problems(trainer, adapter, samples)
         if not any(parameter.requires_grad for parameter in adapter.parameters()):
             problems.append("no parameter of the model requires a gradient: unfreeze some, or add an adapter (LoRA)")
-        for refuse in (lambda: method.check(trainer.state.max_steps), lambda: refuse_unfollowed(trainer, method)):
-            try:
-                refuse()
-            except UserError as error:
-                problems += error.problems
+        try:
+            method.check(trainer.state.max_steps)
+        except UserError as error:
+            problems += error.problems
         if problems:
             raise UserError(problems)
         label_notices(trainer, adapter, samples)
@@ -397,30 +385,6 @@ def loss_problems(trainer: Any) -> list[str]:
             "loss makes none: use_liger_kernel=False"
         )
     return problems
-
-
-def selecting_score(trainer: Any) -> tuple[str, str]:
-    """What stands before the metrics of the evaluation set that selects a trainer's model, and the score's name."""
-    name = (trainer.args.metric_for_best_model or "loss").removeprefix("eval_")
-    sets = trainer.eval_dataset if isinstance(trainer.eval_dataset, dict) else {}
-    of = next((f"{each}_" for each in sets if name.startswith(f"{each}_")), "")
-    return f"eval_{of}", name.removeprefix(of)
-
-
-def refuse_unfollowed(trainer: Any, method: Any) -> None:
-    """Refuse schedules that follow a dev score where the trainer makes none that they could follow."""
-    (prefix, name), args, state = selecting_score(trainer), trainer.args, trainer.state
-    if args.eval_strategy == "no" or trainer.eval_dataset is None:
-        refuse_unscored(method, None, 0, "this trainer makes none in training: give it eval_dataset and eval_strategy")
-    elif isinstance(trainer.eval_dataset, dict) and prefix == "eval_":
-        named = f"metric_for_best_model={args.metric_for_best_model!r} names none of the trainer's evaluation sets"
-        refuse_unscored(method, None, 0, f"{named} {listed(trainer.eval_dataset)}: set it to eval_SET_SCORE")
-    else:
-        by_steps = args.eval_strategy == "steps"
-        last, every = (state.max_steps, state.eval_steps) if by_steps else (state.num_train_epochs, 1)
-        scores = (last - 1) // every - max(0, math.ceil(args.eval_delay) - 1) // every + args.eval_on_start
-        how = f"eval_steps={every} of {last:,} steps" if by_steps else f"eval_strategy=epoch of {last:,} epochs"
-        refuse_unscored(method, name, scores, how)
 
 
 def place_problems(trainer: Any, method: Any) -> list[str]:

@@ -27,7 +27,7 @@ from freerun.integrations.hf_generate import (
     turns,
 )
 from freerun.integrations.hf_mistakes import tokenizer_of
-from freerun.integrations.hf_runner import adapted, collated_batch, has_targets, selecting_score
+from freerun.integrations.hf_runner import adapted, collated_batch, has_targets
 from freerun.keys import bits
 from freerun.methods import free_running, teacher_forcing
 from freerun.metrics.text import chrf, edit_distance
@@ -176,7 +176,10 @@ class Callback(TrainerCallback):
         return self._adapter
 
     def _problems(self, args: Any) -> list[str]:
-        _, best = selecting_score(self.trainer)
+        best = (args.metric_for_best_model or "").removeprefix("eval_")
+        sets = self.trainer.eval_dataset if isinstance(self.trainer.eval_dataset, dict) else {}
+        # of several evaluation sets: the set's name comes before the score's
+        best = next((rest for name in sets if (rest := best.removeprefix(f"{name}_")) in (*_HIGHER, *_NEITHER)), best)
         better = _HIGHER.get(best)
         if best == "free_running_chrf" and _decoder_of(self.trainer) is None:
             return ["metric_for_best_model='eval_free_running_chrf' needs texts: give the trainer processing_class="]

@@ -22,16 +22,10 @@ else:
 
 
 class _KeepsState(transformers.TrainerCallback):
-    """Begins with a method's state, gives it the scores that it follows, and writes it into each checkpoint."""
+    """Writes a method's state into each checkpoint."""
 
     def __init__(self, applied: MethodRunner) -> None:
         self.applied = applied
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.applied.begin()
-
-    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any) -> None:
-        self.applied.observe(metrics)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.applied.save_state(Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")

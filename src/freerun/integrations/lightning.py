@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,15 +17,14 @@ from torch.nn import Module, Parameter
 from torch.optim import Optimizer
 
 from freerun.batch import Batch
-from freerun.errors import UserError
+from freerun.errors import CheckpointError, UserError
 from freerun.keys import fold
 from freerun.methods import METHODS, FreeRunning, Method, TeacherForcing
-from freerun.methods.controls import refuse_modules, refuse_no_history
+from freerun.methods.controls import refuse_modules, refuse_no_history, refuse_scores
 from freerun.methods.rehearsal import rehearsal
 from freerun.methods.report import StepStats
 from freerun.metrics.outputs import correct, sequence_correct
 from freerun.rollin import is_sharded, unwrap
-from freerun.schedules import followed, pass_on, refuse_unscored
 from freerun.training.memory import try_longest
 from freerun.types import Outcome, Step
 
@@ -166,12 +165,7 @@ def _checked(batch: Any, where: str) -> Batch:
 def _refuse(module: LightningModule, method: Method) -> None:
     refuse_no_history(method)
     refuse_modules(method)
-    monitored = _monitored(module.trainer)[0] if module.trainer.enable_validation else None
-    lacking = "this trainer has none: give it validation data and a ModelCheckpoint(monitor=...), which names the score"
-    often = "of val_check_interval, check_val_every_n_epoch, max_epochs and max_steps"
-    refuse_unscored(
-        method, monitored, validations_before_the_end(module.trainer), lacking if monitored is None else often
-    )
+    refuse_scores(method)
     problems: list[str] = []
     strategy = type(module.trainer.strategy).__name__
     if not module.automatic_optimization:
@@ -190,28 +184,6 @@ def _refuse(module: LightningModule, method: Method) -> None:
     steps = module.trainer.estimated_stepping_batches  # -1 or infinite where nobody knows
     if math.isfinite(steps) and steps >= 1:
         method.check(int(steps))
-
-
-def _monitored(trainer: Trainer) -> tuple[str | None, bool]:
-    """The score that selects a trainer's checkpoints, None where none does, and whether more of it is better."""
-    callback: Any = trainer.checkpoint_callback
-    return getattr(callback, "monitor", None), getattr(callback, "mode", "min") == "max"
-
-
-def validations_before_the_end(trainer: Trainer) -> float:
-    """How many validations come before a run's last step; infinite where nobody knows."""
-    steps, batches, every = trainer.estimated_stepping_batches, trainer.num_training_batches, trainer.val_check_batch
-    every = math.inf if every is None else every
-    if not (math.isfinite(steps) and steps >= 1 and math.isfinite(batches) and math.isfinite(every)):
-        return math.inf
-    accumulate, epochs_between = trainer.accumulate_grad_batches, trainer.check_val_every_n_epoch
-    if epochs_between is None:
-        return (steps * accumulate - 1) // every
-    steps_each = math.ceil(batches / accumulate)
-    epochs = math.ceil(steps / steps_each)
-    left = min((steps - (epochs - 1) * steps_each) * accumulate, batches)  # micro-batches of the last epoch
-    last = (left - 1) // every if epochs % epochs_between == 0 else 0
-    return (epochs - 1) // epochs_between * (batches // every) + last
 
 
 def _try_longest(module: LightningModule, model: Any, batch: Batch, method: Method) -> None:
@@ -293,6 +265,7 @@ class FreerunCallback(Callback):
         self._to_restore: dict[str, Any] | None = None
         self._methods: dict[str, Method] = {}  # that have run, by name
         self._kept: dict[str, Any] = {}  # states of methods in a checkpoint, until each runs
+        self._resumed = False
         self._scores: dict[tuple[int, str], list[float]] = {}
         self.scored = 0  # rows of this evaluation so far
 
@@ -311,14 +284,13 @@ class FreerunCallback(Callback):
     def begin(self, batch: Batch, trainer: Trainer, method: Method) -> tuple[Batch, Step]:
         """A micro-batch with its rows numbered, and the optimizer step that it belongs to."""
         before = self._methods.get(method.name)
-        if before is not None and before is not method and _state_of(before):
+        if before is None:
+            self._begin_state(trainer, method)
+        elif before is not method and (_state_of(before) or _state_of(method)):
             raise UserError(
                 f"{method.name} has a state, and this is another object than that of the last step: make the method "
-                "once, in the module's __init__ (two of the same name in one module cannot have a state)"
+                "once, in the module's __init__ (of two of one name in a module none may have a state)"
             )
-        anew = before is None and not trainer.global_step and hasattr(method, "load_state_dict")
-        if (state := self._kept.pop(method.name, {} if anew else None)) is not None:
-            cast(Any, method).load_state_dict(state)
         self._methods[method.name] = method
         if self._window.micro_batches == 0:
             batches = trainer.num_training_batches
@@ -326,6 +298,18 @@ class FreerunCallback(Callback):
             self._epoch = None if inside is None else trainer.current_epoch + inside
         step = Step(trainer.global_step, sample=self._examples, epoch=self._epoch)
         return numbered(batch, self._window.examples, trainer), step
+
+    def _begin_state(self, trainer: Trainer, method: Any) -> None:
+        """Give a method its state: that of the checkpoint which the run goes on from, or none at a run's first step."""
+        if (state := self._kept.pop(method.name, None)) is not None:
+            method.load_state_dict(state)
+        elif self._resumed and _state_of(method):
+            raise CheckpointError(
+                f"{method.name} has a state, and the checkpoint has none of it: begin anew, or from a checkpoint that "
+                "was saved with this method"
+            )
+        elif not trainer.global_step and hasattr(method, "load_state_dict"):
+            method.load_state_dict({})
 
     def add(self, outcome: Outcome, rows: int, module: LightningModule, method: Method) -> Tensor:
         """Count a micro-batch of so many rows in and return the loss that Lightning is to differentiate."""
@@ -350,8 +334,14 @@ class FreerunCallback(Callback):
         self.scored += rows
         _add(self._scores, {(loader, name): pair for name, pair in sums.items()})
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Forget the checkpoint that a run before went on from."""
+        if stage == "fit":
+            self._kept, self._resumed = {}, False
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.fresh, self._window, self._power = True, StepStats(), None
+        self._methods = {}
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """In the middle of an epoch: go on with the generators as they were, whatever the loader has drawn."""
@@ -394,17 +384,6 @@ class FreerunCallback(Callback):
             mean = total / count if count else math.nan
             pl_module.log(label, mean, sync_dist=True, batch_size=1, add_dataloader_idx=False)
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Give schedules that follow a dev score theirs, before a checkpoint is written."""
-        name, higher = _monitored(trainer)
-        following = [method for method in self._methods.values() if followed(method)]
-        if following and name and trainer.state.fn == "fit" and not trainer.sanity_checking:
-            found, of_ours = trainer.callback_metrics, ("free_running_", "teacher_forced_")
-            names = sorted(each for each in found if each == name or each.startswith(of_ours))
-            means = mean_over_processes([float(found[each]) for each in names], trainer, pl_module)
-            for method in following:
-                pass_on(method, dict(zip(names, means, strict=True)), name, trainer.global_step, higher=higher)
-
     on_test_epoch_start = on_validation_epoch_start
     on_test_epoch_end = on_validation_epoch_end
 
@@ -420,8 +399,8 @@ class FreerunCallback(Callback):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Put the generators back before the loaders exist; inside an epoch once more when it goes on."""
-        saved = checkpoint.get(_SAVED)
-        if saved is None or trainer.state.fn != "fit":
+        saved, self._resumed = checkpoint.get(_SAVED), trainer.state.fn == "fit"
+        if saved is None or not self._resumed:
             return
         self._examples, methods = saved["examples"], saved.get("methods", [{}])
         before, now = len(saved["states"]), trainer.world_size

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, cast
 
 import torch
@@ -131,6 +131,7 @@ class Begun:
         known: of each row how many of these are its prompt's.
         end: id of the end symbol.
         cost: of a row's known entries and its sequence against its gold.
+        made: how many entries each call of ``runs`` has made.
     """
 
     batch: Batch
@@ -138,6 +139,7 @@ class Begun:
     known: list[int]
     end: int
     cost: str | costs.Cost
+    made: list[int] = field(default_factory=list)
 
     @classmethod
     def of(cls, batch: Batch, kept: Tensor, end: int, cost: str | costs.Cost) -> Begun:
@@ -161,6 +163,7 @@ class Begun:
         more: Any = {"draw": draw, "num_samples": num_samples, "margin": margin, "ruled": False}
         made = own_runs(model, self.batch, step=at[0], key=at[1], end=self.end, **more)
         rows = torch.arange(self.batch.size, device=made.mask.device).repeat_interleave(num_samples)
+        self.made.append(int(made.mask.sum()))
         return Sequences(rows, *counted_rows(made))
 
     def costs(self, of: Sequences) -> Tensor:
@@ -259,9 +262,13 @@ class SequenceMethod(TransformMethod):
         keep = gates.resolve(self.gate)(batch.made(eligible=None), ratio, fold(key, "gate", int(step)))
         return forced | batch.mask & gates.kept(keep, batch.made(eligible=None))
 
+    def _learns_gold(self, ratio: float) -> bool:
+        """Whether gold, or what is kept of it, has a forward."""
+        return ratio > 0 or self.gold_weight > 0
+
     def _gold(self, model: Any, batch: Batch, kept: Tensor, report: Mapping[str, Any]) -> tuple[list[Tensor], Any]:
         """The cross-entropies of the entries kept and, by its weight, of all gold, as far as they have a part."""
-        if report["teacher_forcing_ratio"] == 0 and self.gold_weight == 0:
+        if not self._learns_gold(report["teacher_forcing_ratio"]):
             return [], None
         prefixes = batch.made(mask=kept)
         outputs = counted_forward(model, batch if self.gold_weight else prefixes, "cross_entropy")
@@ -284,6 +291,8 @@ class SequenceMethod(TransformMethod):
         scored, prices, loss = self.weighed(begun, runs, model, at)
         fed = scored.fed(begun.batch)
         report = run_report(begun.batch.select(scored.rows), fed)
-        work = float(report["eligible"]) / max(int(batch.mask.sum()), 1)
+        # in forwards of gold: what was made, what is scored, and gold itself; one forward is every method's
+        entries, of_gold = sum(begun.made) + int(fed.mask.sum()), self._learns_gold(ratio["teacher_forcing_ratio"])
+        work = entries / max(int(batch.mask.sum()), 1) + of_gold - 1
         summed = {"costs": float(prices.sum()), "runs": int((runs.lengths > 0).sum())}
         return fed, {**ratio, **report, "work": work, **summed}, loss

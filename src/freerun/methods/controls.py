@@ -19,7 +19,7 @@ from freerun.methods.base import SHARED, Citation, TransformMethod
 from freerun.methods.report import replacement_counts
 from freerun.methods.scheduled_sampling import ScheduledSampling
 from freerun.objectives import Objective
-from freerun.schedules import Schedule
+from freerun.schedules import Schedule, followed
 
 BLOCK = 25
 """Updates whose errors are pooled."""
@@ -309,6 +309,16 @@ def refuse_modules(method: Any) -> None:
             f"{method.name} has modules of its own to train, method.modules(model, batch), and the optimizer of this "
             "trainer has the model's weights alone: use freerun.fit or freerun train, or a plain PyTorch loop whose "
             "optimizer has both"
+        )
+
+
+def refuse_scores(method: Any) -> None:
+    """Refuse a schedule that follows a dev score where somebody else's trainer scores."""
+    if names := [f"{name}={schedule!r}" for name, schedule in followed(method).items()]:
+        raise UserError(
+            f"{', '.join(names)} follows a dev score, and this trainer passes none on, so that it would never move: "
+            "use freerun.fit or freerun train, a plain PyTorch loop that calls its observe(score, step), or another "
+            "schedule"
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, cast
@@ -13,12 +13,14 @@ from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from freerun import draws, gates
-from freerun.arguments import above, between
+from freerun.arguments import above, at_least, between
 from freerun.batch import Batch
 from freerun.errors import UserError, listed, refuse
 from freerun.methods.base import Citation
+from freerun.methods.own_runs import model_ends
 from freerun.methods.scheduled_sampling import ScheduledSampling
 from freerun.objectives import Objective
 from freerun.rollin import Engine, forward, supports, unwrap
@@ -27,7 +29,7 @@ from freerun.types import Counted, Outcome, Ruled, Split
 
 _CHUNK = 2**20
 """Logits that are compared at once."""
-_SEEN = 64
+_COMPARED = 64
 """Positions at which a teacher that holds weights of the student is compared with it."""
 _NO_PART = ("training", "gradient_checkpointing", "use_cache")
 """What changes no prediction."""
@@ -125,7 +127,9 @@ class GKD(ScheduledSampling):
 
     ``M = beta P_T + (1 - beta) P_S``; ``loss = sum_t beta KL(P_T || M) + (1 - beta) KL(P_S || M)``, both after the
     mixed history ``h_<t``; at beta = 0 ``KL(P_T || P_S)`` and at beta = 1 ``KL(P_S || P_T)``. No gradient goes through
-    the history. Gold is the history and says where positions count; it is no target.
+    the history. Gold is the history and says where positions count; it is no target. After an end symbol of the
+    student's own in the history the rest of gold's stretch has no part in the sum; the count, which is known before
+    the roll-in, is gold's.
 
     Args:
         teacher_forcing_ratio: P(gold), 1 - lambda of the paper; a number or a schedule. 1 is distillation on the data,
@@ -139,14 +143,17 @@ class GKD(ScheduledSampling):
         teacher: any Model over the student's symbols, or an adapted Hugging Face model, on the device of the batches.
             In a recipe the folder of a run with the same data, or for a Hugging Face model a folder or name of
             transformers.
+        end: id of the end symbol; None: those of the model's own generation, and in a recipe that of the data. Where
+            there is none, no position is left out.
 
     Raises:
         UserError: arguments outside their range; targets that are values; a teacher with another number of symbols, on
             another device, whose rows end otherwise (of Hugging Face models), or the student itself.
 
     What it is not: a divergence of whole sequences, whose gradient would go through the draws (MiniLLM); nor sampling
-    to the model's own end, as published: own histories are as long as gold. The report has ``support_overlap``, the
-    share of the ten most likely symbols (half of them, of fewer than twenty) that student and teacher have in common.
+    as far as the model's own end lies, as published: own histories are at most as long as gold. The report has
+    ``support_overlap``, the share of the ten most likely symbols (half of them, of fewer than twenty) that student and
+    teacher have in common, and ``after_end_share``, of the positions left out.
 
     Reference: Agarwal, Vieillard, Zhou, Stanczyk, Ramos, Geist and Bachem 2024, arXiv:2306.13649.
 
@@ -165,12 +172,16 @@ class GKD(ScheduledSampling):
     beta: float = between(0, 1, 0.5)
     temperature: float = above(0, 1.0)
     teacher: Any = field(kw_only=True)
+    end: int | None = at_least(0, None)
 
     name: ClassVar[str] = "gkd"
     summary: ClassVar[str] = "a teacher's distribution as target, on gold or own history"
     only_for: ClassVar[tuple[str, str] | None] = ("symbols", "scheduled_sampling")
     without: ClassVar[Mapping[str, str]] = {"target": "whose target is the teacher's distribution"}
-    means: ClassVar[dict[str, tuple[str, str]]] = {"support_overlap": ("support_common", "support_of")}
+    means: ClassVar[dict[str, tuple[str, str]]] = {
+        "support_overlap": ("support_common", "support_of"),
+        "after_end_share": ("after_end", "positions"),
+    }
     citation: ClassVar[Citation] = Citation(
         formula="M = beta P_T + (1 - beta) P_S;  loss = sum_t beta KL(P_T || M) + (1 - beta) KL(P_S || M)  after h_<t\n"
         "(beta = 0: KL(P_T || P_S), beta = 1: KL(P_S || P_T))",
@@ -227,15 +238,40 @@ class GKD(ScheduledSampling):
         if modules and student not in (fit := _FIT.setdefault(teacher.model, WeakSet())):
             refuse([*_same_weights(student, teacher, batch), *_other_ends(student, teacher, batch)])
             fit.add(student)
+        self._seen["ends"] = model_ends(model, batch) if self.end is None else (self.end,)
         return super().compute(model, batch, step, key)
 
     def finish(self, outputs: Tensor | Counted, fed: Batch, report: dict[str, float | str]) -> Outcome:
         """The divergence from the teacher after the same history, at the positions that count."""
-        total, part = summed_divergence(outputs, fed, self.teacher, self.beta, self.temperature)
-        number, weights = len(part.index), part.weights
-        count = total.new_tensor(number) if weights is None else weights.sum().to(total.dtype)
+        kept = until_own_end(fed, self._seen["ends"])
+        total, part = summed_divergence(outputs, fed, self.teacher, self.beta, self.temperature, kept=kept)
+        number, positions = len(part.index), int(fed.mask.sum())
+        count = total.new_tensor(positions) if fed.weights is None else fed.weights[fed.mask].sum().to(total.dtype)
         counts = {"support_common": part.common, "support_of": number * _likely(outputs.shape[-1])}
-        return Outcome(total, count, cast(Tensor, outputs), fed, {**report, **counts, "teacher_passes": 1})
+        counts |= {"after_end": positions - number, "positions": positions}
+        return Outcome(total, count, cast(Tensor, outputs), fed, {**report, **counts})
+
+    @cached_property
+    def _seen(self) -> dict[str, Sequence[int]]:
+        """The end symbols of the step that is made."""
+        return {"ends": ()}
+
+
+def until_own_end(fed: Batch, ends: Sequence[int]) -> Tensor | None:
+    """(batch, time) bool: positions without an end symbol of the model's own before them in their stretch; None: all.
+
+    A stretch is what lies between positions that neither count nor may be replaced, such as one reply of a chat.
+
+    >>> ids = torch.tensor([[5, 0, 6, 7]])
+    >>> until_own_end(Batch(ids).made(replaced=ids == 0), [0]).tolist()
+    [[True, True, False, False]]
+    """
+    if fed.replaced is None or not ends:
+        return None
+    at = torch.arange(fed.time, device=fed.history.device)
+    own = fed.replaced & torch.isin(fed.history, torch.tensor(list(ends), device=at.device))
+    ended, outside = (torch.where(each, at, -1).cummax(1).values for each in (own, ~(fed.mask | fed.replaceable)))
+    return functional.pad(ended[:, :-1], (1, 0), value=-1) <= outside
 
 
 def _same_weights(student: nn.Module, teacher: Teacher, batch: Batch) -> list[str]:
@@ -265,7 +301,7 @@ def _same_weights(student: nn.Module, teacher: Teacher, batch: Batch) -> list[st
 
 def predict_the_same(student: nn.Module, teacher: Teacher, batch: Batch) -> bool:
     """Whether both predict the same at the first positions of a batch that count."""
-    index = batch.mask.flatten().nonzero().squeeze(1)[:_SEEN]
+    index = batch.mask.flatten().nonzero().squeeze(1)[:_COMPARED]
     own, known = (side.outputs(batch, index)(0, len(index)) for side in (Teacher(student), teacher))
     near = min(1e-3, 16 * torch.finfo(own.dtype).eps)
     return own.shape == known.shape and len(index) > 0 and torch.allclose(own, known.to(own), rtol=near, atol=near)

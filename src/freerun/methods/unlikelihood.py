@@ -145,7 +145,8 @@ class Unlikelihood(TransformMethod):
         )
         total = outcome.total - alpha * unlikely.sum().to(outcome.total.dtype)
         made, usual = int(runs.mask.sum()), outcome.report
-        work = float(usual.get("work", usual["passes"])) + made / max(int(batch.mask.sum()), 1)
+        # the runs, and the forward on them
+        work = float(usual.get("work", usual["passes"])) + 2 * made / max(int(batch.mask.sum()), 1)
         more = {"passes": float(usual["passes"]) + 1, "work": work, "engine": "generate", "repeated": len(unlikely)}
         return outcome.made(total=total, report={**usual, **more})
 

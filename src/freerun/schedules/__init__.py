@@ -14,7 +14,7 @@ from typing import Any
 from freerun.errors import UserError
 from freerun.schedules.base import UNITS, Schedule, Shaped, extremes, moves, value_at
 from freerun.schedules.drawn import Choice, Uniform
-from freerun.schedules.observed import Following, Plateau, followed, pass_on, refuse_unscored
+from freerun.schedules.observed import Following, Plateau, followed
 from freerun.schedules.shapes import (
     BENGIO,
     Constant,
@@ -30,7 +30,7 @@ from freerun.schedules.shapes import (
 __all__ = [
     "BENGIO", "SCHEDULES", "UNITS", "Choice", "Constant", "Cosine", "Exponential", "Following", "InverseSigmoid",
     "Join", "Linear", "Piecewise", "Plateau", "Schedule", "Shaped", "Table", "Uniform", "extremes", "followed",
-    "moves", "pass_on", "refuse_unscored", "value_at",
+    "moves", "value_at",
 ]  # fmt: skip
 
 constant, linear, cosine, piecewise, join, table = Constant, Linear, Cosine, Piecewise, Join, Table

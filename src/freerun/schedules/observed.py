@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from freerun.arguments import COUNT, above, at_least, finite, one_of, rule_field
-from freerun.errors import UserError, listed, refuse
+from freerun.errors import UserError
 from freerun.schedules.base import Schedule
 from freerun.types import step_number
 
@@ -40,10 +40,9 @@ class Plateau(Schedule):
 
     What it is not: a function of the step alone. The scores are a state of this object, ``scores``, which our loop's
     checkpoints hold; one object, one run. ``freerun train``, ``fr.fit`` and ``fr.compare`` pass on every score, in all
-    processes the same; Hugging Face trainers pass on ``metric_for_best_model`` (its default here: the loss), Lightning
-    what ``ModelCheckpoint(monitor=...)`` names; in a loop of your own call ``observe``. No paper has this rule. For
-    scores above 0 it is that of PyTorch's ``ReduceLROnPlateau``, with steps of one size, of which ``patience`` is one
-    less: it lets as many scores pass, and changes at the next.
+    processes the same; in a loop of your own call ``observe``. No paper has this rule. For scores above 0 it is that of
+    PyTorch's ``ReduceLROnPlateau``, with steps of one size, of which ``patience`` is one less: it lets as many scores
+    pass, and changes at the next.
 
     >>> ratio = Plateau(change=0.25)
     >>> for step, loss in enumerate([3.0, 2.0, 2.5, 1.0, 1.0]):
@@ -125,77 +124,6 @@ def followed(method: Any) -> dict[str, Plateau]:
     """The schedules of a method that follow a dev score, by parameter."""
     scheduled: Any = getattr(method, "scheduled", tuple)
     return {name: setting for name, setting in scheduled() if isinstance(setting, Plateau)}
-
-
-def pass_on(method: Any, scores: Mapping[str, Any], select: str, step: int, *, higher: bool) -> None:
-    """Give a method's schedules that follow a dev score theirs.
-
-    Args:
-        method: whose schedules these are.
-        scores: of one evaluation, by name.
-        select: name of the one that is followed.
-        step: updates made.
-        higher: more of it is better.
-
-    Raises:
-        UserError: there is no such score, or for ``signal="gap"`` not on both sides.
-
-    >>> ratio = Plateau(change=0.25, signal="gap")
-    >>> class Method:
-    ...     def scheduled(self):
-    ...         return (("teacher_forcing_ratio", ratio),)
-    >>> pass_on(Method(), {"free_running_per": 7.0, "teacher_forced_per": 5.0}, "free_running_per", 0, higher=False)
-    >>> ratio.scores.tolist()
-    [[0.0, 2.0]]
-    """
-    for schedule in followed(method).values():
-        names = two_sides(select) if schedule.signal == "gap" else (select,)
-        if lacking := [name for name in names if name not in scores]:
-            raise UserError(
-                f"{schedule!r} follows {' - '.join(names)}, and the evaluation has no {' and no '.join(lacking)}; it "
-                f"has {listed(scores)}"
-            )
-        value, *minus = (float(scores[name]) for name in names)
-        schedule.observe(value - sum(minus), step, higher=higher)
-
-
-def two_sides(name: str) -> tuple[str, str]:
-    """The names of a score free-running and teacher-forced.
-
-    >>> two_sides("teacher_forced_loss")
-    ('free_running_loss', 'teacher_forced_loss')
-    """
-    bare = name.removeprefix("free_running_").removeprefix("teacher_forced_")
-    if bare == name:
-        raise UserError(
-            f'signal="gap" needs a score that is measured free-running and teacher-forced, such as free_running_loss; '
-            f"got {name!r}"
-        )
-    return f"free_running_{bare}", f"teacher_forced_{bare}"
-
-
-def refuse_unscored(method: Any, select: str | None, scores: float, how: str) -> None:
-    """Refuse schedules that could not follow their score, before the first step.
-
-    Args:
-        method: whose schedules these are.
-        select: name of the score that they would follow; None: there is none.
-        scores: how many of them the run has before its last update.
-        how: why there is none, and what to do; or what makes them so many.
-    """
-    problems: list[str] = []
-    for name, schedule in followed(method).items():
-        if select is None:
-            problems.append(f"{name}={schedule!r} follows a dev score, and {how}; or use another schedule")
-        elif scores <= schedule.patience:
-            problems.append(
-                f"{name}={schedule!r} moves after {schedule.patience} dev scores that are no better than the first, "
-                f"and the run has {scores:g} before its last update ({how}): evaluate more often, train longer, or use "
-                "another schedule"
-            )
-        elif schedule.signal == "gap":
-            two_sides(select)
-    refuse(problems)
 
 
 class Following:

@@ -13,9 +13,9 @@ import torch
 from torch.nn import Module
 
 from freerun.arguments import code_digest
-from freerun.errors import CheckpointError, DivergedError, ResourceError, UserError
+from freerun.errors import CheckpointError, DivergedError, ResourceError, UserError, refuse
 from freerun.keys import fold
-from freerun.schedules import refuse_unscored
+from freerun.schedules import followed
 from freerun.signals import Interrupt, StopFlag, stopped
 from freerun.tasks.base import Method, Task
 from freerun.training import checkpoint, weights
@@ -72,8 +72,15 @@ def require_space(folder: Path, model: Module, settings: TrainSettings) -> None:
 def check_scores(method: Any, settings: TrainSettings) -> None:
     """Refuse a schedule that follows a dev score where there are too few evaluations for it ever to move."""
     scores = 1 + (settings.updates - 1) // settings.evaluate_every  # the first before any update
-    how = f"evaluate_every = {settings.evaluate_every:,} of {settings.updates:,} updates"
-    refuse_unscored(method, "free_running_loss", scores, how)
+    refuse(
+        [
+            f"{name}={schedule!r} moves after {schedule.patience} dev scores that are no better than the first, and "
+            f"the run has {scores} before its last update (evaluate_every = {settings.evaluate_every:,} of "
+            f"{settings.updates:,} updates): evaluate more often, train longer, or use another schedule"
+            for name, schedule in followed(method).items()
+            if scores <= schedule.patience
+        ]
+    )
 
 
 def _checked_plan(job: Job, processes: Processes) -> BatchPlan:

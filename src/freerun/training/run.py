@@ -19,7 +19,7 @@ from torch.nn import Module
 
 from freerun.errors import CheckpointError, DivergedError, UserError
 from freerun.metrics.table import higher_is_better, improves
-from freerun.schedules import followed, pass_on
+from freerun.schedules import followed
 from freerun.signals import Interrupt, StopFlag
 from freerun.tasks.base import Evaluation, Method, Task, full_score_name, selected_score
 from freerun.training import weights
@@ -202,7 +202,7 @@ def evaluate_dev(run: Run) -> None:
     with _evaluated_weights(run):
         with run.parts.wrapped.gathered():
             run.state, scores, value = run.parts.processes.on_main_rank(lambda: _score_dev(run))
-        _pass_on(run, scores)
+        _pass_on(run, scores, value)
         if run.state.best_step == run.state.step:
             _keep_best(run)
     seconds, step, select = run.lap(evaluation=True), run.state.step, run.job.settings.select
@@ -215,11 +215,28 @@ def evaluate_dev(run: Run) -> None:
     run.progress.note(f"dev after {step} updates: {select} {value:.3f} ({standing}), {seconds:.1f} s")
 
 
-def _pass_on(run: Run, scores: dict[str, dict[str, Any]]) -> None:
+def _pass_on(run: Run, scores: dict[str, Any], value: float) -> None:
     """Give the schedules that follow a dev score theirs, on all ranks the same."""
-    select, each = run.job.settings.select, {f"{side}_{n}": v for side, part in scores.items() for n, v in part.items()}
-    name, higher = full_score_name(select), higher_is_better(select)
-    pass_on(run.parts.wrapped.method, each, name, run.state.step, higher=higher)
+    select, step = run.job.settings.select, run.state.step
+    for schedule in followed(run.parts.wrapped.method).values():
+        seen = _gap(select, scores["free_running"], scores["teacher_forced"]) if schedule.signal == "gap" else value
+        schedule.observe(seen, step, higher=higher_is_better(select))
+
+
+def _gap(select: str, free: dict[str, float], forced: dict[str, float]) -> float:
+    """The score that selects, free-running minus teacher-forced.
+
+    >>> _gap("per", {"per": 7.0}, {"per": 5.0, "loss": 0.5})
+    2.0
+    """
+    name = full_score_name(select).removeprefix("free_running_").removeprefix("teacher_forced_")
+    if name not in free or name not in forced:
+        both = ", ".join(sorted(free.keys() & forced.keys())) or "none"
+        raise UserError(
+            f'signal="gap" needs the score that selects, train.select = {select!r}, free-running and teacher-forced; '
+            f"on both sides there are: {both}"
+        )
+    return float(free[name] - forced[name])
 
 
 def _standing(step: int, best_step: int | None, best: float | None, near: bool = False) -> str:
