@@ -75,9 +75,15 @@ def cost(ids, gold):  # of a run against its row's gold
 NO_SETTING = """\
 Not among the methods: beams in training (Wiseman, S. and Rush, A. M. (2016). Sequence-to-sequence learning as
 beam-search optimization. EMNLP. arXiv:1606.02960), a divergence of whole sequences from a teacher (Gu, Y., Dong, L.,
-Wei, F. and Huang, M. (2024). MiniLLM: knowledge distillation of large language models. ICLR. arXiv:2306.08543), and
+Wei, F. and Huang, M. (2024). MiniLLM: knowledge distillation of large language models. ICLR. arXiv:2306.08543),
 gold weighed by the model's own probability of it (Pang, R. Y. and He, H. (2021). Text generation by learning from
-demonstrations. ICLR. arXiv:2009.07839).
+demonstrations. ICLR. arXiv:2009.07839), a penalty beside scheduled sampling that holds weights near those of teacher
+forcing (Korakakis, M. and Vlachos, A. (2022). Improving scheduled sampling with elastic weight consolidation for neural
+machine translation. Findings of EMNLP. arXiv:2109.06308), a divergence of occupancies with a backspace as a symbol
+(Cundy, C. and Ermon, S. (2024). SequenceMatch: imitation learning for autoregressive sequence modelling with
+backtracking. ICLR. arXiv:2306.05426), and own roll-outs, reversed in time, as training data (Po, R., Chan, E. R., Chen,
+C. and Wetzstein, G. (2025). BAgger: backwards aggregation for mitigating drift in autoregressive video diffusion
+models. arXiv:2512.12080).
 """
 
 RECIPES = """\
@@ -98,8 +104,10 @@ series are at most 1e30 in size and vary by at least 1e-30, because float32 has 
 `name` is one of [the methods](methods.md), the other keys are its parameters: a number, a word, or a table for an
 object: `{ schedule = "linear", start = 1.0, end = 0.5 }`, `{ draw = "sample", temperature = 0.9 }`,
 `{ gate = "every", tau = 2 }`, `{ engine = "window", width = 4 }`, or, for a rate that an earlier run measured,
-`{ measured = "RUN/metrics.jsonl" }`. A schedule without `steps` spans the run. `freerun train` uses this
-section, `freerun compare` its arms.
+`{ measured = "RUN/metrics.jsonl" }`. Label smoothing is a part of the loss:
+`objective = { objective = "cross_entropy", label_smoothing = 0.1 }`; and by `target = "optimal_completion"` (as a table
+`{ target = "optimal_completion" }`) each position of symbols learns what completes the fed history with the fewest
+edits. A schedule without `steps` spans the run. `freerun train` uses this section, `freerun compare` its arms.
 
 ## [compare]
 
@@ -121,7 +129,7 @@ of = "scheduled_sampling"
 | --- | --- | --- |
 | `matched` | as many random errors at each update | own errors teach more than any errors |
 | `confusion` | as many errors, drawn as the arm's model made them | own errors teach more than their like |
-| `equal_cost` | gold, for as many forwards as the arm's run took | that more computing is not the reason |
+| `equal_cost` | gold, for as many forwards as the arm's run took (a teacher's, of `gkd`, are not among them) | that more computing is not the reason |
 | `equal_seconds` | gold, for as many updates as the arm's training time had room for | nor more time |
 | `no_history` | the same entry everywhere, in scoring and use too | that a history is of use |
 
@@ -194,11 +202,9 @@ def methods() -> str:
         "`uniform` and `choice` draw their value at every update, as a function of seed and step alone: it is the\n"
         "same for all rows, micro-batches and processes, and in a resumed run. Their parameters may be schedules.\n"
         "`plateau` follows the dev scores of a run, which `freerun train`, `fr.fit` and `fr.compare` pass to it and\n"
-        "keep in their checkpoints. Hugging Face trainers pass on `metric_for_best_model` (where it is left out the loss\n"
-        "of evaluation), Lightning the score of `ModelCheckpoint(monitor=...)`; in a loop of your own call\n"
-        "`schedule.observe(score, step)` after each evaluation.\n"
+        "keep in their checkpoints; in a loop of your own call `schedule.observe(score, step)` after each evaluation.\n"
         'It moves when the score stops getting better; `signal="gap"` is free-running minus teacher-forced score.\n'
-        "A run with too few scores before its last update refuses it.\n\n"
+        "Lightning and Hugging Face trainers refuse it, as does a run with too few scores before its last update.\n\n"
         + _schedules(),
         "## Gates\n\nWhere gold is kept: the argument `gate`.\n\n" + _described(fr.GATES),
         "## Draws\n\nFrom a prediction to the entry that is fed back: the argument `draw`.\n\n" + _described(fr.DRAWS),

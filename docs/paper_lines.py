@@ -23,8 +23,21 @@ LINES: tuple[tuple[str, str, str], ...] = (
     (
         "Liu, Y., Meng, F., Chen, Y., Xu, J. and Zhou, J. (2021). Scheduled sampling based on decoding steps for "
         "neural machine translation. EMNLP. arXiv:2108.12963",
-        "",
-        "fr.scheduled_sampling(0.0, gate=fr.gates.decoding_steps())",
+        "by decoding and training steps",
+        'fr.two_pass(inverse_sigmoid(k=20_000), mix="expected", gate=fr.gates.decoding_steps())',
+    ),
+    (
+        "Liu, Y., Meng, F., Chen, Y., Xu, J. and Zhou, J. (2021). Scheduled sampling based on decoding steps for "
+        "neural machine translation. EMNLP. arXiv:2108.12963",
+        "by decoding steps alone",
+        'fr.two_pass(0.0, mix="expected", gate=fr.gates.decoding_steps())',
+    ),
+    (
+        "Cen, Z., Liu, Y., Zeng, S., Chaudhari, P., Rangwala, H., Karypis, G. and Fakoor, R. (2025). Bridging the "
+        "training-inference gap in LLMs by leveraging self-generated tokens. TMLR. arXiv:2410.14655",
+        "its batch-scheduled sampling, whose own entries are made before training there; its correction by reference "
+        "answers is not here",
+        "fr.scheduled_sampling(0.8)",
     ),
     (
         "Goyal, K., Dyer, C. and Berg-Kirkpatrick, T. (2017). Differentiable scheduled sampling for credit "
@@ -46,15 +59,28 @@ LINES: tuple[tuple[str, str, str], ...] = (
         "by word; by sequence it is teacher forcing on what the teacher has generated",
         "fr.gkd(1.0, beta=0.0, teacher=teacher)",
     ),
+    (
+        "Lin, A., Wohlwend, J., Chen, H. and Lei, T. (2020). Autoregressive knowledge distillation through imitation "
+        "learning. EMNLP. arXiv:2009.07253",
+        "ImitKD with the teacher's full distribution, over 80,000 updates",
+        'fr.gkd(exponential(k=0.005 ** (1 / 80_000)), gate="sequence", beta=0.0, draw="greedy", teacher=teacher)',
+    ),
     ("professor_forcing", "", "fr.professor_forcing()"),
     ("dagger", "", 'fr.dagger(table(values=[1.0, 0.0], unit="epoch"), expert=expert)'),
+    (
+        "Makarov, P. and Clematide, S. (2018). Imitation learning for neural morphological string transduction. EMNLP. "
+        "arXiv:1808.10701",
+        "with symbols in place of edit actions; k is its code's default, and 1 in the SIGMORPHON 2021 baseline",
+        'fr.dagger(inverse_sigmoid(k=12, unit="epoch"), expert="optimal_completion")',
+    ),
     ("consistency", "", "fr.consistency(linear(start=1.0, end=0.5, steps=50_000))"),
     ("minimum_risk", "", 'fr.minimum_risk("bleu", num_samples=100, end=0)'),
     (
         "Edunov, S., Ott, M., Auli, M., Grangier, D. and Ranzato, M. (2018). Classical structured prediction losses "
         "for sequence to sequence learning. NAACL. arXiv:1711.04956",
-        "its risk loss, by samples and with probabilities of full sequences",
-        'fr.minimum_risk("bleu", num_samples=16, alpha=1.0, end=0)',
+        "its risk loss, by samples and with probabilities of full sequences; "
+        "[its code has other weights](coming-from.md#faults-of-the-other-systems)",
+        'fr.minimum_risk("bleu", num_samples=16, alpha=1.0, include_gold=False, end=0)',
     ),
     (
         "Prabhavalkar, R. et al. (2018). Minimum word error rate training for attention-based sequence-to-sequence "
@@ -96,6 +122,18 @@ LINES: tuple[tuple[str, str, str], ...] = (
     ("data_as_demonstrator_online", "as published: a function, not a method", "fr.data_as_demonstrator"),
     ("gaussian_noise", "", 'fr.gaussian_noise(6.7e-4, walk="velocities")'),
     ("diffusion_noise", "the next entry is predicted, not denoised", "fr.diffusion_noise(levels=1000)"),
+    (
+        "Huang, X., Li, Z., He, G., Zhou, M. and Shechtman, E. (2025). Self Forcing: bridging the train-test gap in "
+        "autoregressive video diffusion. arXiv:2506.08009",
+        "its roll-out, whose cache carries no gradient; its loss, on distributions of videos, is not here",
+        "fr.free_running(gradient=1)",
+    ),
+    (
+        "Guo, Y., Yang, C., He, H., Zhao, Y., Wei, M., Yang, Z., Huang, W. and Lin, D. (2025). End-to-end training for "
+        "autoregressive video diffusion via self-resampling. arXiv:2512.15702 (Resampling Forcing)",
+        "where a frame of the history is gold with noise that the model takes out",
+        'fr.free_running(gradient="none")',
+    ),
     (
         "Zhuang, J., Zhang, S., Bian, Y. et al. (2026). Self Gradient Forcing: native long video extrapolation. "
         "arXiv:2607.20368",

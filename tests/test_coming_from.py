@@ -3,6 +3,7 @@
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,11 +25,13 @@ def rows(part: str) -> dict[str, str]:
 
 
 TEXT, VALUES = rows("Text, speech and captions"), rows("Values: forecasting, video, simulators")
+NAMES: dict[str, Any] = {}
+exec(re.search(r"^```python\n(.*?)^```$", PAGE.read_text("utf-8"), re.DOTALL | re.MULTILINE)[1], NAMES)
 
 
 def method_of(line: str):
-    # the schedules are imported by name above the tables
-    return eval(line, {"fr": fr, "math": math, "teacher": transformer("learned"), **vars(fr.schedules)})
+    # what stands above the tables, but for a teacher over the symbols of the batches here
+    return eval(line, {**NAMES, "teacher": transformer("learned")})
 
 
 def at(number: float) -> fr.Step:
@@ -49,8 +52,9 @@ TEXT_EXPECTED = {
     "ESPnet": (lambda s: 1 - 0.4, "step", "greedy"),
     # its epochs count from 1, ours from 0
     "Espresso (on fairseq)": (lambda e: 1 if e + 1 < 3 else [0.9, 0.8, 0.7][min(int(e) + 1 - 3, 2)], "token", "greedy"),
-    "OR-NMT (on fairseq)": (lambda s: 3000 / (3000 + math.exp(s / 3000)), "token", "auto"),
-    "OR-NMT, sentence level": (lambda e: 15 / (15 + math.exp(min(e, 3000) / 15)), "sequence", None),
+    "OR-NMT (on fairseq)": (lambda s: 3000 / (3000 + math.exp(s / 3000)), "token", None),
+    "OR-NMT, word level with noise": (lambda s: 3000 / (3000 + math.exp(s / 3000)), "token", None),
+    "OR-NMT, sentence level": (lambda s: 5800 / (5800 + math.exp(s / 5800)), "batch", None),
     "deep-spin, exp": (lambda s: max(0, 0.9999**s), "step", None),
     "deep-spin, linear": (lambda s: max(0.2, 1 - 0.0001 * s), "step", None),
     "tensor2tensor, linear": (lambda s: 1 - 0.5 * (min(s / 50_000, 1) * (1 - 0.01) + 0.01), "token", "auto"),
@@ -59,13 +63,22 @@ TEXT_EXPECTED = {
     "bentrevett/pytorch-seq2seq": (lambda s: 0.5, "step", "greedy"),
     "Ludwig, as meant": (lambda s: max(0, 1 - 0.01 * s), "step", "greedy"),
     "self-critical.pytorch": (lambda e: 1 - min(0.05 * (e // 5), 0.25), "token", "auto"),
+    "self-critical.pytorch, self-critical": (lambda s: 0.0, "prefix", "sample"),
+    "self-critical.pytorch, new self-critical": (lambda s: 0.0, "prefix", "sample"),
+    "Nematus": (lambda s: 0.0, "prefix", "sample"),
     "TRL GKD": (lambda s: 1 - 0.5, "batch", fr.draws.sample(temperature=0.9)),
     "TRL DistillationTrainer": (lambda s: 0.0, "token", "sample"),
     "ms-swift, --rlhf_type gkd": (lambda s: 1 - 0.5, "batch", fr.draws.sample(temperature=0.9)),
     "k2 MWERLoss": (lambda s: 0.0, "prefix", "sample"),
 }
-# no P(gold): what the line has of the other system's numbers
+# what a line has of the other system's numbers beside P(gold), or in its place
 TEXT_OTHERS = {
+    "OR-NMT (on fairseq)": {"mix": "argmax", "gradient": "none", "gold_weight": 0.0},
+    "OR-NMT, word level with noise": {"mix": "sample", "gradient": "none", "gold_weight": 0.0},
+    "OR-NMT, sentence level": {"beams": 4, "noise": True, "temperature": 1.0, "cost": "bleu"},
+    "self-critical.pytorch, self-critical": {"num_samples": 5, "baseline": "greedy"},
+    "self-critical.pytorch, new self-critical": {"num_samples": 5, "baseline": "mean"},
+    "Nematus": {"cost": "bleu", "num_samples": 100, "alpha": 0.005, "include_gold": False},
     "ParlAI RepetitionUnlikelihoodAgent": {"level": "sequence", "ngram": 4, "prefix": 0},
     "Texar-TF, RAML example": {"tau": 0.4, "end": 0},
 }

@@ -47,8 +47,8 @@ class MinimumRisk(SequenceMethod):
             of which Q is 1 whatever the model; a cost that is no finite number; sharded parameters.
 
     What it is not: the expected cost under the model, which it becomes with alpha = 1 and all sequences; nor Edunov et
-    al.'s code, whose Q is of mean log-probabilities. With a ratio above 0 it is MIXER's roll-in and not MIXER, whose
-    loss is REINFORCE: ``self_critical``.
+    al.'s code, whose Q is a softmax of exponentiated mean log-probabilities. With a ratio above 0 it is MIXER's roll-in
+    and not MIXER, whose loss is REINFORCE: ``self_critical``.
 
     Reference: Shen, Cheng, He, He, Wu, Sun and Liu 2016, arXiv:1512.02433.
 

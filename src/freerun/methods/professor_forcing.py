@@ -91,7 +91,8 @@ class ProfessorForcing(TransformMethod):
         UserError: arguments outside their range; a model in DDP or another wrapper; another model than before, where it
             is no copy; an optimizer without the discriminator; values that are missing.
 
-    What it is not: a change of the history: the first term's is gold. The discriminator's size is not the paper's.
+    What it is not: a change of the history: the first term's is gold. The discriminator's size is not the paper's. Free
+    runs are as long as gold: what a model goes on with after its own end symbol is judged, too.
 
     Reference: Lamb, Goyal, Zhang, Zhang, Courville and Bengio 2016, arXiv:1610.09038.
 

@@ -43,7 +43,8 @@ class SentenceOracle(TransformMethod):
             number; see ``freerun.methods.costs.Cost``. Among equals the more probable one is taken.
         temperature: tau, above 0.
         noise: whether Gumbel noise is added to the scores.
-        gate: ``"token"`` as in the paper, ``"sequence"`` (whole sentences, as in the authors' code) or another.
+        gate: ``"token"``, a choice for each entry, as in the paper and the authors' RNNsearch; ``"batch"``, one for all
+            rows, as in their Transformer; or another, such as ``"sequence"``, one for each sentence.
         end: id that ends a row; None: those of the model's own generation, and in a recipe that of the data. Where
             there is none, nothing is forbidden.
         objective: ``"auto"``, ``"cross_entropy"`` or a function.
