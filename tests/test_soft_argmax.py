@@ -1,5 +1,8 @@
 """Soft argmax in the sequential roll-in: loss and gradient of a naive loop that feeds mixtures; limits; refusals."""
 
+import json
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -18,8 +21,10 @@ from builders import (
 )
 from freerun.draws import soft_argmax
 from freerun.keys import fold
+from freerun.methods.report import StepStats
 from freerun.models.rnn import cell_weights
 from oracles_methods import coin_table, cross_entropy, gumbels
+from tiny_recipes import TINY, ends
 
 KEY, STEP = 5, 3
 
@@ -131,3 +136,41 @@ def test_it_is_refused_where_it_cannot_be():
     refused("dagger and consistency do alone", fr.parallel(0.5, draw="soft_argmax"), seq2seq(), ragged(), 0)
     refused("dagger and consistency do alone", fr.generate, seq2seq(), ragged(), length=3, draw="soft_argmax")
     assert "feeds vectors" in str(method.own_loss)
+
+
+@pytest.mark.parametrize("make", [
+    lambda draw: fr.scheduled_sampling(0.3, draw=draw), lambda draw: fr.free_running(draw=draw),
+    lambda draw: fr.dagger(0.3, expert=fr.targets.OptimalCompletion(0), draw=draw),
+    lambda draw: fr.consistency(0.3, draw=draw),
+])  # fmt: skip
+def test_alpha_may_rise(make):
+    """At each step the method is the one whose alpha is the schedule's value there."""
+    model, batch = seq2seq(), ragged()
+    rising = make(soft_argmax(fr.schedules.table(values=[1.0, 2.0, 4.0, 10.0]), True))
+    for step, alpha in ((0, 1.0), (2, 4.0), (9, 10.0)):
+        fixed = replace(rising, draw=soft_argmax(alpha, True)).run(model, batch, step, KEY)
+        found = rising.run(model, batch, step, KEY)
+        assert found.report["draw.alpha"] == alpha
+        assert "draw.alpha" not in fixed.report
+        assert torch.equal(found.total, fixed.total)
+    stats = StepStats.of(rising)
+    stats.add(found.report)
+    assert stats.values()["draw.alpha"] == 10.0
+    assert repr(rising.draw).startswith("soft_argmax(alpha=table(n=4, ")
+
+
+def test_a_recipes_alpha_rises_over_its_run_and_never_leaves_its_range(tmp_path, capsys):
+    method = '{name="scheduled_sampling", teacher_forcing_ratio=0.5, draw={draw="soft_argmax", alpha=%s}}'
+    (tmp_path / "tiny.toml").write_text(TINY)
+
+    def run(alpha: str, code: int, out: str) -> str:
+        more = ("--set", f"method={method % alpha}", "--set", "train.updates=4", "--out", tmp_path / out)
+        return " ".join(ends(capsys, code, "train", tmp_path / "tiny.toml", *more).err.split())
+
+    run('{schedule="linear", start=1.0, end=5.0}', 0, "run")
+    events = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [event["draw.alpha"] for event in events if event["event"] == "update"] == [1.0, 2.0, 3.0, 4.0]
+    assert "draw.alpha must lie in" in run('{schedule="linear", start=1.0, end=0.0, steps=2}', 2, "no")
+    assert not (tmp_path / "no").exists()
+    refused("alpha must be a number above 0, or a schedule", soft_argmax, "high")
+    refused("draw.alpha must lie", fr.free_running, draw=soft_argmax(fr.schedules.constant(0.0)))

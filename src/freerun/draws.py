@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
-from freerun.arguments import Arguments, above, is_number, nearest, refused
+from freerun.arguments import Arguments, is_number, nearest, refused
 from freerun.batch import Batch
 from freerun.distributions import HEADS, Distribution
 from freerun.distributions import Gaussian as GaussianHead
@@ -16,6 +17,7 @@ from freerun.distributions import Quantiles as QuantilesHead
 from freerun.distributions import StudentT as StudentTHead
 from freerun.errors import UserError, whole
 from freerun.keys import uniform
+from freerun.schedules import Schedule
 
 __all__ = [
     "DRAWS", "Draw", "Expected", "Gaussian", "Greedy", "Point", "QuantileSample", "Sample", "SoftArgmax", "StudentT",
@@ -170,7 +172,8 @@ class SoftArgmax(Arguments):
     """A mixture of all symbols, ``sum_v softmax(alpha (outputs + g))_v e(v)``, which carries a gradient.
 
     Args:
-        alpha: above 0; the larger, the nearer to the most probable symbol.
+        alpha: above 0, a number or a schedule; the larger, the nearer to the most probable symbol. The paper's is
+            peaked, above 1, and constant or rising; at 1 the mixture is the expected embedding.
         gumbel: whether g is Gumbel noise, so that the mixture nears a sample; else g = 0.
 
     Only ``scheduled_sampling``, ``free_running``, ``sparse_teacher_forcing``, ``dagger`` and ``consistency`` feed it,
@@ -185,13 +188,19 @@ class SoftArgmax(Arguments):
     tensor([[0.5000, 0.5000, 0.0000]])
     """
 
-    alpha: float = above(0, 1.0)
+    alpha: float | Schedule = 1.0
     gumbel: bool = False
 
     values: ClassVar[bool] = False
     name: ClassVar[str] = "soft_argmax"
+    ranges: ClassVar[dict[str, tuple[float, float]]] = {"alpha": (1e-6, float("inf"))}
 
     __repr__ = show
+
+    def problems(self) -> Iterable[str]:
+        """Return what alpha cannot be."""
+        if not isinstance(self.alpha, Schedule) and not (is_number(self.alpha) and self.alpha > 0):
+            yield f"alpha must be a number above 0, or a schedule; got {self.alpha!r}"
 
     def noise_size(self, vocab: int) -> int:
         """A number a symbol, or none."""
@@ -204,7 +213,10 @@ class SoftArgmax(Arguments):
     def weights(self, outputs: Tensor, noise: Tensor | None) -> Tensor:
         """(n, vocab) logits -> (n, vocab) weights that sum to 1."""
         logits = outputs.float() if outputs.dtype in (torch.bfloat16, torch.float16) else outputs
-        return (self.alpha * (logits if noise is None else logits + noise.to(logits.dtype))).softmax(-1)
+        alpha = self.alpha
+        if isinstance(alpha, Schedule):
+            raise UserError(f"draw={self!r} needs the step of a training: pass a number as alpha")
+        return (alpha * (logits if noise is None else logits + noise.to(logits.dtype))).softmax(-1)
 
     def choose(self, outputs: Tensor, noise: Tensor | None) -> Tensor:
         """(n, vocab) logits -> (n,) the heaviest symbol of each mixture."""

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import partial
+from operator import attrgetter
 from typing import Any, ClassVar, Never, Protocol, cast, runtime_checkable
 
 import torch
@@ -231,16 +232,24 @@ class TransformMethod(Following, Arguments):
             setting = getattr(self, name)
             if setting is not None or name not in SHARED:
                 yield name, setting
+        draw = getattr(self, "draw", None)
+        for name in getattr(draw, "ranges", ()):
+            if isinstance(setting := getattr(draw, name), Schedule):
+                yield f"draw.{name}", setting
+
+    def range_of(self, name: str) -> tuple[float, float]:
+        """Least and greatest value of a parameter that may be a schedule."""
+        return getattr(self, "draw").ranges[name[5:]] if name.startswith("draw.") else self.ranges[name]  # noqa: B009
 
     def value(self, name: str, step: int, key: int) -> float:
         """A scheduled parameter's value at a step, checked to lie in its range."""
-        setting = getattr(self, name)
+        setting = attrgetter(name)(self)
         drawn = isinstance(setting, Schedule) and setting.draws
         try:
             value = setting(step, key=fold(key, name, int(step))) if drawn else value_at(setting, step)
         except TypeError as error:
             raise UserError(f"{name}: {setting!r} gives no number at step {step} ({error})") from error
-        low, high = self.ranges[name]
+        low, high = self.range_of(name)
         if not (low <= value <= high and value < math.inf):
             raise UserError(str(in_range(name, setting, value, step, (low, high))))
         return value
@@ -286,7 +295,7 @@ class TransformMethod(Following, Arguments):
                 low, at_low, high, at_high = extremes(setting, steps)
             else:
                 low, at_low, high, at_high = float(setting), 0, float(setting), 0
-            found = {in_range(name, setting, v, s, self.ranges[name]) for v, s in ((low, at_low), (high, at_high))}
+            found = {in_range(name, setting, v, s, self.range_of(name)) for v, s in ((low, at_low), (high, at_high))}
             problems += sorted(problem for problem in found if problem)
         refuse(problems)
 

@@ -45,7 +45,8 @@ class StepStats:
     def of(cls, method: Any) -> StepStats:
         """Return no sums yet, of what a method reports."""
         means: Mapping[str, tuple[str, str]] = getattr(method, "means", {})
-        names = ("teacher_forcing_ratio", *getattr(method, "ranges", ()), *getattr(method, "logged", ()))
+        inside = (f"draw.{name}" for name in getattr(getattr(method, "draw", None), "ranges", ()))
+        names = ("teacher_forcing_ratio", *getattr(method, "ranges", ()), *inside, *getattr(method, "logged", ()))
         return cls(names, means, {name: 0.0 for pair in means.values() for name in pair})
 
     def add(

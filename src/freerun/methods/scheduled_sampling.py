@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, cast
 
@@ -292,6 +292,9 @@ class ScheduledSampling(TransformMethod):
             report |= {"gate_passes": calls} if calls else {}
         detached = self.gradient == "none"
         draw = draws.fitting(self.draw, batch, mixtures=True)
+        if isinstance(draw, draws.SoftArgmax) and isinstance(draw.alpha, Schedule):
+            report["draw.alpha"] = alpha = self.value("draw.alpha", step, key)
+            draw = replace(draw, alpha=alpha)
         return Replacement.of(batch, keep, draw, fold(key, "draw", int(step)), detached), report
 
 

@@ -408,7 +408,7 @@ def _check_over_run(method: Any, path: KeyPath, run: Step, report: Report) -> No
         # a method alone sees no samples or epochs
         if isinstance(schedule, Schedule) and schedule.unit != "step":
             lowest, at_lowest, highest, at_highest = extremes(schedule, run)
-            low, high = method.ranges[name]
+            low, high = method.range_of(name)
             for value, at in ((lowest, at_lowest), (highest, at_highest)):
                 if not low <= value <= high:
                     got = f"{schedule!r} gives {value:g} at {schedule.unit} {at}"
