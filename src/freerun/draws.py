@@ -17,7 +17,7 @@ from freerun.distributions import Quantiles as QuantilesHead
 from freerun.distributions import StudentT as StudentTHead
 from freerun.errors import UserError, whole
 from freerun.keys import uniform
-from freerun.schedules import Schedule
+from freerun.types import Scheduled
 
 __all__ = [
     "DRAWS", "Draw", "Expected", "Gaussian", "Greedy", "Point", "QuantileSample", "Sample", "SoftArgmax", "StudentT",
@@ -188,7 +188,7 @@ class SoftArgmax(Arguments):
     tensor([[0.5000, 0.5000, 0.0000]])
     """
 
-    alpha: float | Schedule = 1.0
+    alpha: float | Scheduled = 1.0
     gumbel: bool = False
 
     values: ClassVar[bool] = False
@@ -199,7 +199,7 @@ class SoftArgmax(Arguments):
 
     def problems(self) -> Iterable[str]:
         """Return what alpha cannot be."""
-        if not isinstance(self.alpha, Schedule) and not (is_number(self.alpha) and self.alpha > 0):
+        if not isinstance(self.alpha, Scheduled) and not (is_number(self.alpha) and self.alpha > 0):
             yield f"alpha must be a number above 0, or a schedule; got {self.alpha!r}"
 
     def noise_size(self, vocab: int) -> int:
@@ -214,7 +214,7 @@ class SoftArgmax(Arguments):
         """(n, vocab) logits -> (n, vocab) weights that sum to 1."""
         logits = outputs.float() if outputs.dtype in (torch.bfloat16, torch.float16) else outputs
         alpha = self.alpha
-        if isinstance(alpha, Schedule):
+        if isinstance(alpha, Scheduled):
             raise UserError(f"draw={self!r} needs the step of a training: pass a number as alpha")
         return (alpha * (logits if noise is None else logits + noise.to(logits.dtype))).softmax(-1)
 

@@ -267,6 +267,15 @@ class Detachable(Stepper, Protocol):
 
 
 @runtime_checkable
+class Scheduled(Protocol):
+    """What gives a number at each step: a schedule (``freerun.schedules.Schedule``)."""
+
+    unit: str
+
+    def __call__(self, step: Any, /, *, key: int = 0) -> float: ...
+
+
+@runtime_checkable
 class Split(Protocol):
     """A model whose ``model(batch)`` is ``head(hidden(batch))``, so that few positions can reach the vocabulary."""
 
