@@ -129,7 +129,7 @@ of = "scheduled_sampling"
 | --- | --- | --- |
 | `matched` | as many random errors at each update | own errors teach more than any errors |
 | `confusion` | as many errors, drawn as the arm's model made them | own errors teach more than their like |
-| `equal_cost` | gold, for as many forwards as the arm's run took (a teacher's, of `gkd`, are not among them) | that more computing is not the reason |
+| `equal_cost` | gold, for as many forwards as the arm's run took (without a teacher's) | that more computing is not the reason |
 | `equal_seconds` | gold, for as many updates as the arm's training time had room for | nor more time |
 | `no_history` | the same entry everywhere, in scoring and use too | that a history is of use |
 
