@@ -133,7 +133,9 @@ of = "scheduled_sampling"
 | `equal_seconds` | gold, for as many updates as the arm's training time had room for | nor more time |
 | `no_history` | the same entry everywhere, in scoring and use too | that a history is of use |
 
-Forwards of a teacher (`gkd`) are not counted. Matched errors are `token_noise`, of values `gaussian_noise` as large as the arm's own. Confusions are counted in
+Forwards of a teacher (`gkd`) are not counted.
+
+Matched errors are `token_noise`, of values `gaussian_noise` as large as the arm's own. Confusions are counted in
 blocks of 25 updates: what the model fed in place of each symbol; of values, how far it was off at each lead time. The
 run that `confusion` controls writes what it fed in place of gold to its `metrics.jsonl` (`train.record_errors`). The
 run that `equal_seconds` controls times 24 updates of teacher forcing on its own batches when it has been trained
