@@ -11,6 +11,7 @@ from builders import refused, tiny_llama
 from freerun import hf
 from freerun.integrations.hf_runner import smoothed
 from freerun.methods import Teacher
+from freerun.methods.own_runs import with_end
 from hf_trainer_world import WORLDS, gpt2, make
 
 # peft asks the model by an attribute's old name
@@ -115,3 +116,19 @@ def test_a_signature_of_a_teacher_is_the_same_after_its_use():
     assert repr(fr.gkd(0.5, teacher=teacher)) == before
     other = hf.adapt(changed(tiny_llama(rope_theta=5.0)))
     assert repr(fr.gkd(0.5, teacher=other)) != before
+
+
+def test_the_students_own_end_is_that_of_its_generation_and_in_a_recipe_of_the_data():
+    student, teacher = hf.adapt(tiny_llama(3)), hf.adapt(changed(tiny_llama(3)))
+    ids = torch.tensor([[2, 1, 1, 1, 1, 1, 0]]).repeat(8, 1)
+    labels = ids.masked_fill(torch.arange(7) == 0, -100)
+    for end in (0, 2):
+        student.inner.generation_config.eos_token_id = teacher.inner.generation_config.eos_token_id = end
+        batch = student.batch(input_ids=ids, labels=labels)
+        found, named = (fr.gkd(0.0, teacher=teacher, **more).run(student, batch, 0, 5) for more in ({}, {"end": end}))
+        assert found.report["after_end"] > 0
+        assert found.report == named.report
+        assert torch.equal(found.total, named.total)
+    assert with_end(fr.gkd(0.5, teacher=teacher), 7).end == 7
+    assert with_end(fr.gkd(0.5, teacher=teacher, end=2), 7).end == 2
+    assert with_end(fr.gkd(0.5, teacher=teacher), None).end is None

@@ -239,6 +239,15 @@ def test_a_run_begins_with_a_methods_state_anew_and_another_object_is_refused(tm
     again, start = trainer(enable_checkpointing=True, callbacks=[Kept(tmp_path), callback]), tmp_path / "step=3.ckpt"
     lacking = "replay_buffer has a state, and the checkpoint has none of it"
     raises(fr.errors.CheckpointError, lacking, lambda: again.fit(Own(), windows(), ckpt_path=str(start)))
+
+    class Later(Own):
+        def training_step(self, batch, batch_idx):
+            method = self.replay if self.global_step > 4 else fr.teacher_forcing()
+            return training_step(self, self.net, batch, method)
+
+    again = trainer(enable_checkpointing=True, callbacks=[Kept(tmp_path), callback])
+    again.fit(Later(), windows(), ckpt_path=str(start))
+    assert again.global_step == 6
     trainer(callbacks=[callback]).fit(Own(), windows())
 
 

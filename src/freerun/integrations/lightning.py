@@ -265,7 +265,7 @@ class FreerunCallback(Callback):
         self._to_restore: dict[str, Any] | None = None
         self._methods: dict[str, Method] = {}  # that have run, by name
         self._kept: dict[str, Any] = {}  # states of methods in a checkpoint, until each runs
-        self._resumed = False
+        self._resumed_at: int | None = None  # the step of the checkpoint that the run goes on from
         self._scores: dict[tuple[int, str], list[float]] = {}
         self.scored = 0  # rows of this evaluation so far
 
@@ -303,7 +303,7 @@ class FreerunCallback(Callback):
         """Give a method its state: that of the checkpoint which the run goes on from, or none at a run's first step."""
         if (state := self._kept.pop(method.name, None)) is not None:
             method.load_state_dict(state)
-        elif self._resumed and _state_of(method):
+        elif self._resumed_at == trainer.global_step and _state_of(method):  # later a method may be new
             raise CheckpointError(
                 f"{method.name} has a state, and the checkpoint has none of it: begin anew, or from a checkpoint that "
                 "was saved with this method"
@@ -337,7 +337,7 @@ class FreerunCallback(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget the checkpoint that a run before went on from."""
         if stage == "fit":
-            self._kept, self._resumed = {}, False
+            self._kept, self._resumed_at = {}, None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.fresh, self._window, self._power = True, StepStats(), None
@@ -399,8 +399,10 @@ class FreerunCallback(Callback):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Put the generators back before the loaders exist; inside an epoch once more when it goes on."""
-        saved, self._resumed = checkpoint.get(_SAVED), trainer.state.fn == "fit"
-        if saved is None or not self._resumed:
+        if trainer.state.fn != "fit":
+            return
+        saved, self._resumed_at = checkpoint.get(_SAVED), checkpoint.get("global_step")
+        if saved is None:
             return
         self._examples, methods = saved["examples"], saved.get("methods", [{}])
         before, now = len(saved["states"]), trainer.world_size
